@@ -1,1 +1,5 @@
-//! x
+//! The daemon on each GPU host. It dials out to every control plane replica, runs what it is told to run within the local policy,
+//! and never stops a tenant's container for a reason of its own.
+
+pub mod clock;
+pub mod model;
