@@ -1,1 +1,23 @@
-//! x
+//! The control plane: catalogue, leases, access, billing. One binary; any number of replicas on one PostgreSQL.
+//!
+//! docs/ARCHITECTURE.md has the map. Inside a capability: rpc → service → model ← store, and reconcile in the background.
+
+pub mod app;
+pub mod audit;
+pub mod background;
+mod bootstrap;
+pub mod cluster;
+pub mod config;
+pub mod database;
+pub mod error;
+pub mod gate;
+pub mod hosts;
+pub mod listeners;
+mod metrics;
+pub mod organizations;
+pub mod page;
+pub mod pki;
+mod server;
+mod services;
+
+pub use server::Server;

@@ -1,0 +1,6 @@
+//! Tenants and their cost centres, and the one place that decides which of them a call is about.
+
+pub mod rpc;
+pub mod scope;
+mod service;
+mod store;

@@ -1,0 +1,82 @@
+//! Which service stands behind which listener, and what runs in the background: the list that a new capability joins.
+
+use std::time::Duration;
+
+use axum::Router;
+use freehold_proto::{FILE_DESCRIPTOR_SET, v1};
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::service::Routes;
+
+use crate::{
+    app::App, background::reconcile, database::request_id, gate::GateLayer, listeners::Connection,
+    organizations::rpc::OrganizationRpc,
+};
+
+/// A request's largest size, 1 MiB: the largest legitimate one, a lease with 32 keys and 64 labels, has under 64 KiB.
+const MAX_REQUEST: usize = 1024 * 1024;
+
+macro_rules! serve {
+    ($routes:ident, $($server:path => $service:expr),* $(,)?) => {
+        $($routes.add_service(<$server>::new($service).max_decoding_message_size(MAX_REQUEST));)*
+    };
+}
+
+/// What the public listener serves, behind the gate.
+pub(crate) fn public(app: &App) -> Router {
+    let mut routes = Routes::builder();
+    serve!(routes,
+        v1::organization_service_server::OrganizationServiceServer<_> => OrganizationRpc::new(app.clone()),
+    );
+    add_infrastructure(&mut routes);
+    routes
+        .routes()
+        .into_axum_router()
+        .layer(GateLayer::new(app.pool.clone()))
+}
+
+/// Reflection (v1 and v1alpha) and health: the only RPCs that answer without credentials.
+fn add_infrastructure(routes: &mut tonic::service::RoutesBuilder) {
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    if let (Ok(v1), Ok(v1alpha)) = (reflection().build_v1(), reflection().build_v1alpha()) {
+        routes.add_service(v1).add_service(v1alpha);
+    }
+    let (_reporter, health) = tonic_health::server::health_reporter();
+    routes.add_service(health);
+}
+
+/// What the agent listener serves.
+pub(crate) fn agent(_app: &App) -> Router {
+    Routes::builder().routes().into_axum_router()
+}
+
+/// Serves one connection of an agent.
+pub(crate) async fn serve_agent(router: Router, connection: Connection, cancel: CancellationToken) {
+    crate::listeners::accept::serve_http(connection, router, cancel).await;
+}
+
+/// Serves the SSH gateway.
+pub(crate) async fn serve_ssh(
+    _app: App,
+    _listener: TcpListener,
+    _tasks: TaskTracker,
+    cancel: CancellationToken,
+) {
+    cancel.cancelled().await;
+}
+
+/// Starts the reconcilers.
+pub(crate) fn spawn_reconcilers(app: &App, tasks: &TaskTracker, cancel: &CancellationToken) {
+    tasks.spawn(reconcile(
+        app.clone(),
+        "request-ids",
+        Duration::from_hours(1),
+        |_| false,
+        cancel.clone(),
+        |app| async move { request_id::forget_old(&app.pool).await.map(|_| ()) },
+    ));
+}
