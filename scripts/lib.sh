@@ -10,6 +10,9 @@ CACHE="$STATE/cache"
 # A user's PATH on Debian lacks the system folders, where dockerd, debootstrap, iptables and mkfs are; rustup's is set by login shells.
 PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin:${HOME:-/root}/.cargo/bin"
 export PATH
+# Queries were checked against the schema when they were written (.sqlx); a build needs no database, whatever the caller's shell names.
+export SQLX_OFFLINE=true
+unset DATABASE_URL
 
 # Colours only for people.
 if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then BOLD=$'\e[1m' PLAIN=$'\e[0m'; else BOLD='' PLAIN=''; fi
