@@ -2,4 +2,6 @@
 //! and never stops a tenant's container for a reason of its own.
 
 pub mod clock;
+pub mod config;
 pub mod model;
+pub mod policy;

@@ -1,13 +1,17 @@
 //! What the agent's parts tell each other, free of protobuf: `link` translates to and from these types, once, on receipt.
 //!
-//! `link` receives orders, fences them and calls [`crate::instances`]; the instances answer at once and report what became of it as
+//! `link` receives orders, fences them and calls `instances`; the instances answer at once and report what became of it as
 //! [`Event`]s, which `link` sends to every connected replica.
 
-use std::{fmt, time::Duration};
+mod gpu;
+
+use std::{fmt, net::SocketAddr, time::Duration};
 
 use freehold_proto::id::{InstanceId, LeaseId, ScrubId};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
+
+pub use gpu::{GpuEvent, GpuInfo, GpuInventory, GpuRollup, GpuSample, GpuSource, HealthFinding};
 
 /// (cluster epoch, generation), ordered in that order. An order with a lower one than was seen for the instance is refused.
 #[derive(
@@ -260,6 +264,28 @@ pub enum TargetError {
     /// It is here and does not run.
     #[error("the instance does not run")]
     NotRunning,
+}
+
+/// What `link` and `tunnel` need of the instances: `instances`'s handle implements it. Orders come here after they were fenced;
+/// each returns at once and is idempotent.
+pub trait InstanceControl: Send + Sync + 'static {
+    /// Brings an instance up, or keeps it up.
+    fn ensure_running(&self, spec: InstanceSpec);
+
+    /// Removes an instance and cleans the host after it.
+    fn ensure_gone(&self, order: GoneOrder);
+
+    /// Scrubs and checks the host itself.
+    fn scrub_host(&self, order: ScrubOrder);
+
+    /// Everything that runs or is remembered, so that nothing has to be concluded from silence.
+    fn statuses(&self) -> Vec<InstanceStatus>;
+
+    /// Where the instance's sshd listens.
+    ///
+    /// # Errors
+    /// When the instance is not here or does not run.
+    fn ssh_target(&self, instance: InstanceId) -> Result<SocketAddr, TargetError>;
 }
 
 /// Why a host key was not certified.
