@@ -309,6 +309,10 @@ create table instance (
     -- When `recorded` last changed: the start of its time limit.
     state_since timestamptz not null default now(),
     reported_detail text not null default '',
+    -- True when the failure that was reported is the image's or the tenant's.
+    reported_tenant_fault boolean not null default false,
+    -- When `reported` last changed.
+    reported_since timestamptz not null default now(),
     reported_at timestamptz,
     sshd_listening boolean not null default false,
     visible_gpu_uuids text[] not null default '{}',
@@ -321,6 +325,8 @@ create table instance (
     scratch_key_destroyed_at timestamptz,
     usable_at timestamptz,
     ended_at timestamptz,
+    -- When the last usage record was posted. Set only after the end.
+    meter_closed_at timestamptz,
     unique (lease_id, ordinal)
 );
 create index instance_by_host on instance (host_id) where recorded <> 'ended';
@@ -352,7 +358,9 @@ create table occupancy (
     constraint occupancy_no_double_booking
         exclude using gist (host_id with =, gpus with &&, during with &&)
 );
-create unique index occupancy_by_instance on occupancy (instance_id) where kind in ('lease', 'scrub');
+-- An instance that is placed elsewhere leaves an occupancy of kind `scrub` behind.
+create unique index occupancy_by_instance on occupancy (instance_id) where kind = 'lease';
+create index occupancy_of_instance on occupancy (instance_id) where instance_id is not null;
 
 create table scrub (
     id uuid primary key,

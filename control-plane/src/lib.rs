@@ -12,6 +12,7 @@ pub mod database;
 pub mod error;
 pub mod gate;
 pub mod hosts;
+pub mod leases;
 pub mod listeners;
 mod metrics;
 pub mod organizations;

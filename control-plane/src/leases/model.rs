@@ -1,0 +1,4 @@
+//! Pure types and rules: no clock, no database.
+
+pub mod condition;
+pub mod instance;
