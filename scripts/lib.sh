@@ -91,6 +91,7 @@ ensure_packages() {
     # shellcheck disable=SC2086 # a list of words
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $missing >>"$log" 2>&1 </dev/null ||
         die "apt-get could not install: $missing" "$log"
+    as_root rm -f "$guard"
 }
 
 # Makes sure of a Rust toolchain and the C compiler that its crates need.
@@ -115,6 +116,9 @@ ensure_docker() {
     # The agent speaks to the local engine; an image built on another one would be missing there.
     unset DOCKER_HOST DOCKER_CONTEXT
     ensure_packages docker:docker.io iptables:iptables
+    # Where the kernel enforces AppArmor, Docker starts no container without the tool that loads its profile.
+    ! grep -qs Y /sys/module/apparmor/parameters/enabled || ensure_packages apparmor_parser:apparmor
+    [ -s /etc/ssl/certs/ca-certificates.crt ] || ensure_packages no-certificates:ca-certificates
     engine_answers || start_docker
     [ "$(cat /proc/sys/net/ipv4/ip_forward)" = 1 ] || as_root sh -c 'echo 1 >/proc/sys/net/ipv4/ip_forward'
 }
