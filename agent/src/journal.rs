@@ -20,6 +20,7 @@ use crate::{clock::Clock, model::Fence};
 use file::LogFile;
 use state::{Record, State};
 
+pub(crate) use file::sync_parent;
 pub use state::{FenceEntry, Observation, Stretch};
 
 /// A log this long is compacted as soon as it is four times what it has to hold.

@@ -3,6 +3,10 @@
 
 pub mod clock;
 pub mod config;
+pub mod enroll;
+pub mod identity;
 pub mod journal;
+pub mod link;
 pub mod model;
 pub mod policy;
+pub mod tunnel;
