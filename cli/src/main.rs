@@ -1,1 +1,7 @@
-fn main() {}
+//! `freehold`: parse, run, exit.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    freehold::main()
+}

@@ -1,0 +1,146 @@
+//! The command line: global options and the tree of commands. Each command's own arguments stand beside its code.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::commands::{
+    audit, bill, completion, host, instance_type, key, lease, offer, organization, project, ssh,
+    telemetry,
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  export FREEHOLD_SERVER=https://gpu.example.com:8443 FREEHOLD_TOKEN=fhk_…
+  freehold type list
+  freehold lease create --type gpu_8x_h100_sxm5 --hours 4 --name vision --wait
+  freehold ssh vision -- nvidia-smi
+  freehold lease end vision --wait
+  freehold bill report --group-by label:team --output csv
+
+Exit codes: 0 done; 1 failed, with the reason on stderr; 2 the command line was wrong. `freehold ssh` returns the remote command's.";
+
+/// Lease GPU hosts, log in, end the lease, check the bill.
+#[derive(Debug, Parser)]
+#[command(name = "freehold", version, after_help = EXAMPLES, max_term_width = 110, propagate_version = false)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options that stand before or after any command.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// How results are printed; JSON has the proto's fields, CSV its scalar columns.
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT"
+    )]
+    pub(crate) output: Format,
+    /// The control plane: https://HOST:PORT.
+    #[arg(long, global = true, env = "FREEHOLD_SERVER", value_name = "URL")]
+    pub(crate) server: Option<String>,
+    /// The API key. The variable keeps it out of the process list.
+    #[arg(
+        long,
+        global = true,
+        env = "FREEHOLD_TOKEN",
+        hide_env_values = true,
+        value_name = "KEY"
+    )]
+    pub(crate) token: Option<String>,
+    /// PEM file of the certificate authority to trust instead of the system's.
+    #[arg(long, global = true, env = "FREEHOLD_CA", value_name = "FILE")]
+    pub(crate) ca: Option<std::path::PathBuf>,
+    /// Organization, by id or name [default: the caller's].
+    #[arg(long, global = true, value_name = "ORG")]
+    pub(crate) org: Option<String>,
+    /// Project, by id or name [default: the caller's, or `default`].
+    #[arg(long, global = true, value_name = "PROJECT")]
+    pub(crate) project: Option<String>,
+}
+
+impl Global {
+    /// The organization to name in requests; empty means the caller's.
+    pub(crate) fn organization(&self) -> String {
+        self.org.clone().unwrap_or_default()
+    }
+
+    /// The project to name in requests; empty means the caller's.
+    pub(crate) fn project(&self) -> String {
+        self.project.clone().unwrap_or_default()
+    }
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    // For people.
+    #[default]
+    Table,
+    // The proto's fields in snake case; streams are JSON lines.
+    Json,
+    // A header and the scalar columns.
+    Csv,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Organizations: the tenants.
+    #[command(subcommand)]
+    Org(organization::OrganizationCommand),
+    /// Projects: an organization's cost centres.
+    #[command(subcommand)]
+    Project(project::ProjectCommand),
+    /// API keys.
+    #[command(subcommand)]
+    Key(key::KeyCommand),
+    /// GPU hosts (operator).
+    #[command(subcommand)]
+    Host(host::HostCommand),
+    /// Instance types and their prices.
+    #[command(subcommand)]
+    Type(instance_type::TypeCommand),
+    /// What could be leased, when and at which price.
+    #[command(subcommand)]
+    Offer(offer::OfferCommand),
+    /// Leases of whole instances.
+    #[command(subcommand)]
+    Lease(lease::LeaseCommand),
+    /// Log in to an instance, or run a command in it.
+    Ssh(ssh::SshArgs),
+    /// Print OpenSSH configuration for the active leases, so that ssh, scp, rsync and IDEs just work.
+    SshConfig(ssh::ConfigArgs),
+    /// Fetch an SSH certificate for a lease.
+    SshCert(ssh::CertificateArgs),
+    /// What a host's GPUs do: the latest sample, one-minute rollups, faults.
+    Telemetry(telemetry::TelemetryArgs),
+    /// Bills, down to the usage records behind them.
+    #[command(subcommand)]
+    Bill(bill::BillCommand),
+    /// Who changed what.
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
+    /// Who the API key belongs to.
+    Whoami,
+    /// Print a completion script for a shell.
+    Completion(completion::CompletionArgs),
+    /// Print the version.
+    Version,
+}
+
+/// Which part of a list to fetch. Without either option all pages are fetched.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct PageArgs {
+    /// Fetch one page of at most this many.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
+    pub(crate) page_size: Option<i32>,
+    /// Fetch the page that a previous answer's `next_page_token` names.
+    #[arg(long, value_name = "TOKEN")]
+    pub(crate) page_token: Option<String>,
+}
