@@ -101,3 +101,6 @@ pub(crate) fn write(text: &str) -> Result<(), CliError> {
             _ => CliError::local("writing the output", error),
         })
 }
+
+#[cfg(test)]
+mod tests;

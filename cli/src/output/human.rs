@@ -17,12 +17,11 @@ pub(super) fn title(name: &str) -> String {
         "billed_gpu_seconds" => "billed gpu-hours".to_owned(),
         "usable_gpu_seconds" => "usable gpu-hours".to_owned(),
         "instance_type" => "type".to_owned(),
-        "labels" => "labels".to_owned(),
         name => {
-            let name = ["_bytes", "_milliwatts"]
+            let units = ["_bytes", "_gib", "_milliwatts"];
+            let name = units
                 .iter()
-                .find_map(|unit| name.strip_suffix(unit))
-                .unwrap_or(name);
+                .fold(name.to_owned(), |name, unit| name.replace(unit, ""));
             name.replace('_', " ")
         }
     }
@@ -52,9 +51,10 @@ pub(super) fn field(message: &DynamicMessage, name: &str) -> String {
     {
         return money(micros, &self::field(message, "currency"));
     }
-    match integer(&value) {
-        Some(number) => quantity(name, number),
-        None => text(&field, &value),
+    match (integer(&value), value.as_f64()) {
+        (Some(number), _) => quantity(name, number),
+        (None, Some(number)) if name.contains("_milliwatts") => watts(number),
+        _ => text(&field, &value),
     }
 }
 
@@ -79,12 +79,16 @@ fn quantity(name: &str, number: i64) -> String {
     } else if name.ends_with("_gpu_seconds") {
         format!("{:.2}", real / 3600.0)
     } else if name.ends_with("_milliwatts") {
-        format!("{:.0} W", real / 1000.0)
+        watts(real)
     } else if name.ends_with("_gib") {
         format!("{number} GiB")
     } else {
         number.to_string()
     }
+}
+
+fn watts(milliwatts: f64) -> String {
+    format!("{:.0} W", milliwatts / 1000.0)
 }
 
 fn text(field: &FieldDescriptor, value: &Value) -> String {
