@@ -43,18 +43,17 @@ impl Clock {
     /// Microseconds since the Unix epoch by the control plane's clock; by the system's before the first hello.
     #[must_use]
     pub fn now_micros(&self) -> i64 {
-        match self.offset_micros.load(Ordering::Relaxed) {
-            UNSET => micros_of(ClockId::Realtime),
-            offset => self.monotonic_micros().saturating_add(offset),
-        }
+        self.instant_micros(self.monotonic_micros())
     }
 
     /// The instant at which the monotonic clock showed `monotonic_micros`.
     #[must_use]
     pub fn instant_micros(&self, monotonic_micros: i64) -> i64 {
-        self.now_micros()
-            .saturating_sub(self.monotonic_micros())
-            .saturating_add(monotonic_micros)
+        let offset = match self.offset_micros.load(Ordering::Relaxed) {
+            UNSET => micros_of(ClockId::Realtime).saturating_sub(self.monotonic_micros()),
+            offset => offset,
+        };
+        monotonic_micros.saturating_add(offset)
     }
 
     /// Whether the control plane's clock was heard since the agent started.

@@ -291,10 +291,7 @@ mod tests {
         ] {
             let error = parse_token(wrong).expect_err(wrong).to_string();
             assert!(error.contains("--token"), "{error}");
-            assert!(
-                wrong.is_empty() || !error.contains(wrong),
-                "shows no secret"
-            );
+            assert!(!error.contains("abab"), "shows no secret");
         }
     }
 

@@ -156,7 +156,8 @@ impl Journal {
             .await;
     }
 
-    /// Ends the open stretches and returns everything that was not acknowledged yet, oldest first, in the control plane's time.
+    /// Ends the open stretches and returns everything that was not acknowledged yet, oldest first, in the control plane's time. What was
+    /// seen only once has no length, and is left out.
     #[must_use]
     pub fn unacknowledged(&self) -> Vec<Stretch> {
         let mut state = self.state();
@@ -170,7 +171,11 @@ impl Journal {
             }
             stretch
         };
-        state.stretches.values().map(in_control_time).collect()
+        let stretches = state.stretches.values();
+        stretches
+            .filter(|stretch| stretch.to_monotonic_us > stretch.from_monotonic_us)
+            .map(in_control_time)
+            .collect()
     }
 
     /// Forgets the stretches up to and with `sequence`.

@@ -132,6 +132,8 @@ async fn stretches_are_told_in_the_control_planes_time() {
         healthy: true,
     };
     journal.observe(vec![seen]).await;
+    assert!(journal.unacknowledged().is_empty(), "it has no length yet");
+    journal.observe(vec![seen]).await;
     clock.set(second(100), clock.monotonic_micros());
     let told = journal.unacknowledged();
     assert!(

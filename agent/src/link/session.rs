@@ -377,3 +377,30 @@ impl Stream for Outbox {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::StreamExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn nothing_that_waits_delays_what_is_urgent() {
+        let (urgent, urgent_sent) = mpsc::channel(4);
+        let (bulk, bulk_sent) = mpsc::channel(4);
+        let mut outbox = Outbox {
+            urgent: urgent_sent,
+            bulk: bulk_sent,
+        };
+        for _ in 0..4 {
+            let batch = Outgoing::Journal(JournalBatch::default());
+            bulk.try_send(batch).expect("room");
+        }
+        let beat = Outgoing::Heartbeat(Heartbeat { monotonic_ms: 1 });
+        urgent.try_send(beat.clone()).expect("room");
+        let first = outbox.next().await.and_then(|request| request.message);
+        assert_eq!(first, Some(beat));
+        drop(urgent);
+        assert_eq!(outbox.next().await, None, "the session is over");
+    }
+}
