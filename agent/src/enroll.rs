@@ -17,6 +17,7 @@ use tonic::{Code, Status};
 
 use crate::{
     config::EnrollArgs,
+    facts,
     identity::{self, Identity, IdentityError, IdentityStore, tls},
     link,
 };
@@ -257,14 +258,7 @@ fn machine_id(given: Option<&str>) -> Result<String, EnrollError> {
 }
 
 fn hostname(given: Option<&str>) -> Result<String, EnrollError> {
-    let system = rustix::system::uname();
-    let name = match given {
-        Some(name) => name.to_owned(),
-        None => {
-            let full = system.nodename().to_string_lossy();
-            full.chars().take(63).collect()
-        }
-    };
+    let name = given.map_or_else(facts::hostname, str::to_owned);
     if name.is_empty() || name.chars().count() > 63 {
         return Err(EnrollError::Flag {
             flag: "--hostname",

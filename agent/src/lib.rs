@@ -4,6 +4,7 @@
 pub mod clock;
 pub mod config;
 pub mod enroll;
+pub mod facts;
 pub mod identity;
 pub mod journal;
 pub mod link;

@@ -199,7 +199,7 @@ impl Shared {
 async fn follow_replicas(shared: Arc<Shared>) {
     let mut changes = shared.addresses.subscribe();
     let mut running: BTreeMap<String, CancellationToken> = BTreeMap::new();
-    let mut host_certificate = shared.identity.current();
+    let mut known = shared.identity.current();
     loop {
         let wanted = changes.borrow_and_update().clone();
         running.retain(|address, cancel| {
@@ -229,8 +229,11 @@ async fn follow_replicas(shared: Arc<Shared>) {
             }
             () = tokio::time::sleep(LONGEST_PAUSE) => {
                 let current = shared.identity.current();
-                if !Arc::ptr_eq(&current, &host_certificate) {
-                    host_certificate = current;
+                if current.identity.host_id != known.identity.host_id {
+                    tracing::error!("this host was enrolled under another id: restart the agent");
+                }
+                if !Arc::ptr_eq(&current, &known) {
+                    known = current;
                     shared.set_addresses(identity::load_replicas(&shared.data_dir));
                 }
             }

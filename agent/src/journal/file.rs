@@ -102,6 +102,14 @@ impl LogFile {
     }
 }
 
+#[cfg(test)]
+impl LogFile {
+    /// Makes every write fail as on a full disk, until the file is rewritten.
+    pub(super) fn fill_disk(&mut self) {
+        self.file = open_for_append(Path::new("/dev/full")).expect("Linux has it");
+    }
+}
+
 fn open_for_append(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).open(path)
 }

@@ -188,3 +188,26 @@ async fn the_file_stays_small_however_often_it_is_written() {
     assert_eq!(journal.recall("note").map(|text| text.len()), Some(2299));
     assert!(journal.fence(id).is_some());
 }
+
+#[tokio::test]
+async fn a_full_disk_is_survived_in_memory_and_made_up_for() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let journal = open(dir.path());
+    let id = InstanceId::new();
+    journal.shared.file().fill_disk();
+    let admission = journal.admit(id, fence(1, 2), None).await;
+    assert_eq!(admission, Admission::Accepted, "the tenant is served");
+    let lower = journal.admit(id, fence(1, 1), None).await;
+    assert!(matches!(lower, Admission::Refused { .. }));
+    assert!(open(dir.path()).fence(id).is_none(), "it is not on disk");
+
+    let blocked = dir.path().join("journal.new");
+    fs::create_dir(&blocked).expect("in the way");
+    journal.retry().await;
+    assert!(open(dir.path()).fence(id).is_none(), "it still cannot be");
+    fs::remove_dir(&blocked).expect("away");
+    journal.retry().await;
+    drop(journal);
+    let known = open(dir.path()).fence(id).map(|entry| entry.fence);
+    assert_eq!(known, Some(fence(1, 2)));
+}

@@ -282,7 +282,12 @@ impl Session {
                 );
             }
             Incoming::Replicas(replicas) => self.shared.set_addresses(replicas.agent_addresses),
-            Incoming::JournalAck(ack) => self.shared.journal.acknowledge(ack.last_sequence).await,
+            Incoming::JournalAck(ack) => {
+                let journal = self.shared.journal.clone();
+                // In a task of its own: a slow disk must not hold the heartbeats up.
+                let forget = async move { journal.acknowledge(ack.last_sequence).await };
+                self.shared.tasks.spawn(forget);
+            }
             Incoming::HeartbeatAck(ack) => self.set_clock(&ack),
         }
     }
