@@ -144,3 +144,69 @@ pub(crate) struct PageArgs {
     #[arg(long, value_name = "TOKEN")]
     pub(crate) page_token: Option<String>,
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_tree_of_commands_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    /// The names that scripts and guides use.
+    #[test]
+    fn every_documented_command_parses() {
+        for line in [
+            "org create lab",
+            "org list",
+            "project create train --org lab",
+            "project list",
+            "key create --org lab --project train --role admin --expires 90d",
+            "key list",
+            "key revoke key_1",
+            "host enroll-token --region r --sector s --uses 3 --expires 1d",
+            "host list",
+            "host get h",
+            "host cordon h",
+            "host uncordon h",
+            "host release h",
+            "host remove h",
+            "type list",
+            "type create t --gpu H100 --count 8 --vcpus 8 --memory 64 --scratch 100 --micros 0",
+            "type set-price t --micros 5 --from 2027-01-01",
+            "offer search --type t --count 2 --start +2h --hours 3",
+            "lease create --type t --count 2 --start 2026-12-01T08:00Z --hours 3 --ssh-key a.pub --ssh-key b.pub --image i --name n --label a=b --label c=d --request-id r --wait",
+            "lease create --type t --count 0 --hours -1",
+            "lease list",
+            "lease get l",
+            "lease end l --wait",
+            "lease watch l",
+            "lease explain l",
+            "ssh l",
+            "ssh l -- nvidia-smi -L --query",
+            "ssh-config",
+            "ssh-cert l --out d",
+            "telemetry h",
+            "bill report --from 2026-11-01 --to 2026-12-01 --group-by label:team",
+            "bill usage --lease l",
+            "audit list",
+            "completion bash",
+            "version",
+        ] {
+            let words = std::iter::once("freehold").chain(line.split(' '));
+            if let Err(error) = Cli::try_parse_from(words) {
+                panic!("freehold {line}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_command_for_ssh_is_taken_as_it_stands() {
+        let cli = Cli::try_parse_from(["freehold", "ssh", "l", "--", "ls", "--output", "json"])
+            .expect("parses");
+        assert_eq!(cli.global.output, Format::Table);
+    }
+}

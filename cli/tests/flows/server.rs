@@ -14,7 +14,7 @@ use freehold_proto::v1::{
 };
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tokio::net::TcpListener;
-use tokio_stream::{Stream, wrappers::TcpListenerStream};
+use tokio_stream::{Stream, StreamExt as _, wrappers::TcpListenerStream};
 use tonic::{
     Request, Response, Status,
     transport::{Identity, Server, ServerTlsConfig},
@@ -37,6 +37,8 @@ pub(crate) struct Script {
     pub(crate) leases: Vec<Lease>,
     /// The changes of each stream, in the order of the calls.
     pub(crate) streams: VecDeque<Vec<Change>>,
+    /// Streams stay open behind their last change.
+    pub(crate) hold: bool,
     /// Requests seen.
     pub(crate) creates: Vec<CreateLeaseRequest>,
     /// Requests seen.
@@ -49,6 +51,7 @@ pub(crate) struct Script {
 pub(crate) struct ControlPlane {
     pub(crate) url: String,
     pub(crate) ca_pem: String,
+    pub(crate) identity: Identity,
     script: Shared,
 }
 
@@ -80,16 +83,26 @@ impl Shared {
 
 impl ControlPlane {
     pub(crate) async fn start(script: Script) -> Self {
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let (ca_pem, identity) = certificates();
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        Self::start_at("127.0.0.1:0", ca_pem, identity, script).await
+    }
+
+    /// Starts at an address with a certificate that a server before it may have had.
+    pub(crate) async fn start_at(
+        address: &str,
+        ca_pem: String,
+        identity: Identity,
+        script: Script,
+    ) -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let listener = TcpListener::bind(address).await.expect("a port");
         let url = format!(
             "https://localhost:{}",
             listener.local_addr().expect("bound").port()
         );
         let script = Shared(Arc::new(Mutex::new(script)));
         let server = Server::builder()
-            .tls_config(ServerTlsConfig::new().identity(identity))
+            .tls_config(ServerTlsConfig::new().identity(identity.clone()))
             .expect("a certificate made here")
             .add_service(LeaseServiceServer::new(script.clone()))
             .add_service(AccessServiceServer::new(script.clone()))
@@ -98,6 +111,7 @@ impl ControlPlane {
         Self {
             url,
             ca_pem,
+            identity,
             script,
         }
     }
@@ -170,15 +184,22 @@ impl LeaseService for Shared {
         request: Request<WatchLeaseRequest>,
     ) -> Answer<Self::WatchLeaseStream> {
         self.admit(&request)?;
-        let changes = self.lock().streams.pop_front();
+        let (changes, hold) = {
+            let mut script = self.lock();
+            (script.streams.pop_front(), script.hold)
+        };
         let changes =
             changes.ok_or_else(|| Status::failed_precondition("no more streams were scripted"))?;
         let changes = changes
             .into_iter()
-            .map(|change| change.map(|lease| WatchLeaseResponse { lease: Some(lease) }));
-        Ok(Response::new(Box::pin(tokio_stream::iter(
-            changes.collect::<Vec<_>>(),
-        ))))
+            .map(|change| change.map(|lease| WatchLeaseResponse { lease: Some(lease) }))
+            .collect::<Vec<_>>();
+        let changes = tokio_stream::iter(changes);
+        Ok(Response::new(if hold {
+            Box::pin(changes.chain(tokio_stream::pending()))
+        } else {
+            Box::pin(changes)
+        }))
     }
 
     async fn explain_lease(

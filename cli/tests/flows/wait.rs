@@ -1,3 +1,5 @@
+use std::time::{Duration, Instant};
+
 use freehold_proto::v1::{
     Instance, InstanceState, Lease, LeaseState, ScrubRecord, Step, StepResult,
 };
@@ -221,4 +223,46 @@ async fn watch_prints_a_json_line_a_change_until_the_lease_is_settled() {
         })
         .collect();
     assert_eq!(states, ["active", "ending", "ended"]);
+}
+
+/// A runtime of its own, so that shutting it down cuts every connection as a killed process does.
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime")
+}
+
+#[test]
+fn create_wait_outlives_a_killed_control_plane() {
+    let script = Script {
+        lease: provisioning(""),
+        streams: [vec![Ok(provisioning("starting"))]].into(),
+        hold: true,
+        ..Default::default()
+    };
+    let first = runtime();
+    let control_plane = first.block_on(ControlPlane::start(script));
+    let home = home(&control_plane);
+    std::thread::scope(|scope| {
+        let client = scope.spawn(|| runtime().block_on(run(&control_plane, home.path(), &CREATE)));
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !control_plane.script().streams.is_empty() {
+            assert!(Instant::now() < deadline, "the client never watched");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        first.shutdown_timeout(Duration::from_secs(5));
+        let second = runtime();
+        let address = control_plane.url.replace("https://localhost", "127.0.0.1");
+        let script = Script {
+            streams: [vec![Ok(lease(LeaseState::Active))]].into(),
+            ..Default::default()
+        };
+        let (ca, identity) = (control_plane.ca_pem.clone(), control_plane.identity.clone());
+        let _second = second.block_on(ControlPlane::start_at(&address, ca, identity, script));
+        let output = client.join().expect("the client ran");
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        assert_eq!(json(&output)["state"], "active");
+    });
 }

@@ -63,29 +63,31 @@ pub(super) fn judge_create(lease: &v1::Lease) -> Verdict {
 
 /// Is access off, is every host clean, is everything posted?
 pub(super) fn judge_end(lease: &v1::Lease) -> Verdict {
-    if lease.settle_time.is_none() {
-        let ended = count(lease, InstanceState::Ended);
-        let detail = match lease
-            .instances
-            .iter()
-            .all(|instance| instance.state() == InstanceState::Ended)
-        {
-            true => ", waits for the scrub and the last usage records".to_owned(),
-            false => waiting_for(lease, |instance| instance.state() != InstanceState::Ended),
-        };
-        let state = state_name(lease.state());
-        return Verdict::Wait(format!(
-            "{} is {state}, {ended} of {} ended{detail}",
-            called(lease),
-            lease.count
-        ));
-    }
     let dirty: Vec<_> = lease.instances.iter().filter_map(failed_scrub).collect();
-    if dirty.is_empty() {
-        Verdict::Done
-    } else {
-        Verdict::Failed(format!("{} ended, but {}", called(lease), dirty.join("; ")))
+    let cleaned = lease
+        .instances
+        .iter()
+        .all(|instance| instance.scrub.is_some());
+    if !dirty.is_empty() && (cleaned || lease.settle_time.is_some()) {
+        let why = format!("{} ended, but {}", called(lease), dirty.join("; "));
+        return Verdict::Failed(why);
     }
+    if lease.settle_time.is_some() {
+        return Verdict::Done;
+    }
+    let ended = count(lease, InstanceState::Ended);
+    let waited = |instance: &v1::Instance| instance.state() != InstanceState::Ended;
+    let detail = if lease.instances.iter().any(waited) {
+        waiting_for(lease, waited)
+    } else {
+        ", waits for the scrub and the last usage records".to_owned()
+    };
+    let state = state_name(lease.state());
+    let of = lease.count;
+    Verdict::Wait(format!(
+        "{} is {state}, {ended} of {of} ended{detail}",
+        called(lease)
+    ))
 }
 
 fn called(lease: &v1::Lease) -> String {
