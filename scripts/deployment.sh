@@ -44,7 +44,7 @@ spawn() {
     [ "$rights" = root ] && run=(as_root "${run[@]}")
     rm -f "$RUN/$name.pid"
     # shellcheck disable=SC2016 # the inner shell expands it; it keeps its id and start time through exec
-    "${run[@]}" 'echo "$$ $(sed "s/.*) //" /proc/$$/stat | cut -d" " -f20)" >"$0"; exec "$@"' "$RUN/$name.pid" "$@" \
+    "${run[@]}" 'echo "$$ $(sed "s/.*) //" /proc/$$/stat | cut -d" " -f20)" >"$0"; NO_COLOR=1 exec "$@"' "$RUN/$name.pid" "$@" \
         >>"$LOGS/$name.log" 2>&1 </dev/null &
     disown
     wait_until 10 test -s "$RUN/$name.pid" || die "$name could not be started" "$LOGS/$name.log"
