@@ -194,11 +194,13 @@ create table host (
     clean boolean not null default false,
     last_seen_at timestamptz,
     removed_at timestamptz,
+    -- A fixed random number: searches for a free host begin at a random one, so that they spread.
+    shuffle double precision not null default random(),
     created_at timestamptz not null default now()
 );
 create unique index host_name on host (name) where removed_at is null;
 create unique index host_machine on host (machine_id) where removed_at is null;
-create index host_fit on host (gpu_model, gpu_count) where removed_at is null;
+create index host_fit on host (gpu_model, gpu_count, shuffle) where removed_at is null;
 
 create table host_gpu (
     host_id uuid not null references host,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use freehold_proto::id::ReplicaId;
 use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
 
 use crate::{config::Config, database::Bus, hosts::links::Links, pki::Pki};
 
@@ -27,6 +28,8 @@ pub struct Parts {
     pub links: Links,
     /// Keys and certificate authorities.
     pub pki: Pki,
+    /// Cancelled when this replica stops: calls without an end of their own end then.
+    pub shutdown: CancellationToken,
 }
 
 impl App {

@@ -20,5 +20,7 @@ pub mod page;
 pub mod pki;
 mod server;
 mod services;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use server::Server;

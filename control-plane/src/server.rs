@@ -87,7 +87,7 @@ impl Server {
         let cancel = CancellationToken::new();
         let tasks = TaskTracker::new();
         let (managed, pool) = open_database(&config, &tasks, &cancel).await?;
-        let app = build_app(config, addresses, pool).await?;
+        let app = build_app(config, addresses, pool, cancel.clone()).await?;
         bootstrap::ensure_first_start(&app).await?;
         cluster::register(&app.pool, app.replica_id, &agent_address(&app.config)).await?;
         spawn_listeners(&app, sockets, &tasks, &cancel)?;
@@ -168,7 +168,12 @@ async fn open_database(
     Ok((managed, pool))
 }
 
-async fn build_app(mut config: Config, addresses: Addresses, pool: PgPool) -> anyhow::Result<App> {
+async fn build_app(
+    mut config: Config,
+    addresses: Addresses,
+    pool: PgPool,
+    shutdown: CancellationToken,
+) -> anyhow::Result<App> {
     // Ports that were left to the system are known by now, and are what others are told.
     config.public_listen = addresses.public;
     config.agent_listen = addresses.agent;
@@ -193,6 +198,7 @@ async fn build_app(mut config: Config, addresses: Addresses, pool: PgPool) -> an
         bus: Bus::default(),
         links: Links::default(),
         pki,
+        shutdown,
     }))
 }
 

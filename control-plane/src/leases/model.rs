@@ -2,3 +2,8 @@
 
 pub mod condition;
 pub mod instance;
+pub mod lease;
+pub mod placement;
+pub mod request;
+pub mod slots;
+pub mod span;

@@ -45,6 +45,8 @@ macro_rules! stored_enum {
     };
 }
 
+pub(crate) use stored_enum;
+
 stored_enum! {
     /// What is wanted of an instance.
     Desired {
