@@ -120,6 +120,21 @@ fn rounding(rounding: Option<Rounding>) -> i32 {
     rounding.into()
 }
 
+fn create_request(args: CreateArgs) -> v1::CreateInstanceTypeRequest {
+    v1::CreateInstanceTypeRequest {
+        name: args.name,
+        gpu_model: args.gpu,
+        gpu_count: args.count,
+        vcpus: args.vcpus,
+        memory_gib: args.memory,
+        scratch_gib: args.scratch,
+        micros: args.micros,
+        currency: args.currency,
+        rounding: rounding(args.rounding),
+        request_id: input::request_id(args.request_id),
+    }
+}
+
 /// Runs `freehold type …`.
 pub(crate) async fn run(context: &Context, command: TypeCommand) -> Result<(), CliError> {
     let session = context.connect().await?;
@@ -141,18 +156,7 @@ pub(crate) async fn run(context: &Context, command: TypeCommand) -> Result<(), C
             context.out.print(&instance_type)
         }
         TypeCommand::Create(args) => {
-            let request = v1::CreateInstanceTypeRequest {
-                name: args.name,
-                gpu_model: args.gpu,
-                gpu_count: args.count,
-                vcpus: args.vcpus,
-                memory_gib: args.memory,
-                scratch_gib: args.scratch,
-                micros: args.micros,
-                currency: args.currency,
-                rounding: rounding(args.rounding),
-                request_id: input::request_id(args.request_id),
-            };
+            let request = create_request(args);
             let instance_type = call!(session.catalog(), create_instance_type, request)?;
             context.out.print(&instance_type)
         }

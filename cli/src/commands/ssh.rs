@@ -108,7 +108,7 @@ impl Target {
 /// Runs `freehold ssh`: this process becomes ssh.
 pub(crate) async fn run(context: &Context, args: &SshArgs) -> Result<ExitCode, CliError> {
     let target = Target::parse(&args.lease);
-    let credentials = ready(context, &target).await?;
+    let credentials = checked(context, &target).await?;
     let mut ssh = Command::new("ssh");
     ssh.arg("-p").arg(credentials.port.to_string());
     for (key, value) in credentials.ssh_options() {
@@ -144,7 +144,15 @@ pub(crate) async fn run(context: &Context, args: &SshArgs) -> Result<ExitCode, C
     })
 }
 
-/// Credentials for a lease: from the cache without a call where the lease's id is given, else fetched.
+/// Credentials for a lease that is asked about first, so that one that is over is refused in words.
+async fn checked(context: &Context, target: &Target) -> Result<Credentials, CliError> {
+    let session = context.connect().await?;
+    let lease = lease::get(context, &session, target.lease.clone()).await?;
+    check(&lease, target)?;
+    fetch(context, &session, &lease.id, None).await
+}
+
+/// Credentials for a lease: from the cache without a call where the lease's id is given. OpenSSH runs this before every connection.
 async fn ready(context: &Context, target: &Target) -> Result<Credentials, CliError> {
     let identity = crate::connect::identity_of(&context.global).unwrap_or_default();
     if target.lease.starts_with("lease_")
@@ -152,10 +160,7 @@ async fn ready(context: &Context, target: &Target) -> Result<Credentials, CliErr
     {
         return Ok(cached);
     }
-    let session = context.connect().await?;
-    let lease = lease::get(context, &session, target.lease.clone()).await?;
-    check(&lease, target)?;
-    fetch(context, &session, &lease.id, None).await
+    checked(context, target).await
 }
 
 /// Says at once what the gateway would only refuse.

@@ -126,136 +126,69 @@ fn section(title: &str, table: &str) -> String {
     format!("\n{}:\n{table}", human::title(title))
 }
 
+/// The columns of each kind's lists, by the names of their fields.
+const COLUMNS: &[(&str, &str)] = &[
+    (
+        "ApiKey",
+        "id name organization project role create_time expire_time revoke_time last_use_time",
+    ),
+    (
+        "AuditEntry",
+        "time action target_id principal_id organization_id details",
+    ),
+    (
+        "Availability",
+        "from_time to_time state fault_party instance_id evidence",
+    ),
+    ("Gpu", "index model uuid memory_bytes pci_bus_id serial"),
+    (
+        "Host",
+        "name id state region sector gpu_model gpu_count lease_id last_seen_time state_reason",
+    ),
+    (
+        "Instance",
+        "ordinal state reported_state host ssh_user usable_time ended_time scrub state_reason",
+    ),
+    (
+        "InstanceType",
+        "name gpu_model gpu_count vcpus memory_gib scratch_gib price",
+    ),
+    (
+        "Lease",
+        "name id state instance_type count organization project start_time end_time state_reason",
+    ),
+    (
+        "LeaseSegment",
+        "start_time end_time price_micros rounding id",
+    ),
+    (
+        "Offer",
+        "instance_type count start_time end_time region sector available_hosts price estimated_cost",
+    ),
+    ("Organization", "name id create_time"),
+    ("Project", "name id organization create_time"),
+    (
+        "ReportRow",
+        "group_by group group_name usage_records usable_gpu_seconds billed_gpu_seconds amount_micros",
+    ),
+    (
+        "UsageRecord",
+        "id lease_id instance_type period_start period_end gpu_count usable_seconds billed_seconds price_micros rounding cut_by_provider amount_micros revision labels",
+    ),
+];
+
 /// The columns of a list: title and field. Kinds without a choice of their own show every field that fits a cell.
 fn columns(descriptor: &MessageDescriptor) -> Vec<(String, String)> {
-    let chosen: &[&str] = match descriptor.name() {
-        "ApiKey" => &[
-            "id",
-            "name",
-            "organization",
-            "project",
-            "role",
-            "create_time",
-            "expire_time",
-            "revoke_time",
-            "last_use_time",
-        ],
-        "AuditEntry" => &[
-            "time",
-            "action",
-            "target_id",
-            "principal_id",
-            "organization_id",
-            "details",
-        ],
-        "Availability" => &[
-            "from_time",
-            "to_time",
-            "state",
-            "fault_party",
-            "instance_id",
-            "evidence",
-        ],
-        "Gpu" => &[
-            "index",
-            "model",
-            "uuid",
-            "memory_bytes",
-            "pci_bus_id",
-            "serial",
-        ],
-        "Host" => &[
-            "name",
-            "id",
-            "state",
-            "region",
-            "sector",
-            "gpu_model",
-            "gpu_count",
-            "lease_id",
-            "last_seen_time",
-            "state_reason",
-        ],
-        "Instance" => &[
-            "ordinal",
-            "state",
-            "reported_state",
-            "host",
-            "ssh_user",
-            "usable_time",
-            "ended_time",
-            "scrub",
-            "state_reason",
-        ],
-        "InstanceType" => &[
-            "name",
-            "gpu_model",
-            "gpu_count",
-            "vcpus",
-            "memory_gib",
-            "scratch_gib",
-            "price",
-        ],
-        "Lease" => &[
-            "name",
-            "id",
-            "state",
-            "instance_type",
-            "count",
-            "organization",
-            "project",
-            "start_time",
-            "end_time",
-            "state_reason",
-        ],
-        "LeaseSegment" => &["start_time", "end_time", "price_micros", "rounding", "id"],
-        "Offer" => &[
-            "instance_type",
-            "count",
-            "start_time",
-            "end_time",
-            "region",
-            "sector",
-            "available_hosts",
-            "price",
-            "estimated_cost",
-        ],
-        "Organization" => &["name", "id", "create_time"],
-        "Project" => &["name", "id", "organization", "create_time"],
-        "ReportRow" => &[
-            "group_by",
-            "group",
-            "group_name",
-            "usage_records",
-            "usable_gpu_seconds",
-            "billed_gpu_seconds",
-            "amount_micros",
-        ],
-        "UsageRecord" => &[
-            "id",
-            "lease_id",
-            "instance_type",
-            "period_start",
-            "period_end",
-            "gpu_count",
-            "usable_seconds",
-            "billed_seconds",
-            "price_micros",
-            "rounding",
-            "cut_by_provider",
-            "amount_micros",
-            "revision",
-            "labels",
-        ],
-        _ => &[],
-    };
+    let chosen = COLUMNS
+        .iter()
+        .find(|(message, _)| *message == descriptor.name());
     let names: Vec<String> = match chosen {
-        [] => descriptor
+        Some((_, fields)) => fields.split(' ').map(str::to_owned).collect(),
+        None => descriptor
             .fields()
             .map(|field| field.name().to_owned())
             .filter(|name| !human::is_currency_of_a_price(descriptor, name))
             .collect(),
-        chosen => chosen.iter().map(|name| (*name).to_owned()).collect(),
     };
     names
         .into_iter()

@@ -87,6 +87,18 @@ async fn a_certificate_that_is_still_good_is_used_again() {
 }
 
 #[tokio::test]
+async fn a_lease_that_is_over_is_refused_in_words_even_with_a_certificate_at_hand() {
+    let control_plane = active().await;
+    let home = home(&control_plane);
+    write_ssh(home.path());
+    ssh(&control_plane, home.path(), home.path(), &[LEASE]).await;
+    control_plane.script().lease = lease(LeaseState::Ended);
+    let output = ssh(&control_plane, home.path(), home.path(), &[LEASE]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("has ended"), "{}", stderr(&output));
+}
+
+#[tokio::test]
 async fn without_an_ssh_client_the_error_says_what_to_install() {
     let control_plane = active().await;
     let home = home(&control_plane);

@@ -112,7 +112,13 @@ impl Credentials {
         let directory = match out {
             Some(out) => std::path::absolute(&out)
                 .map_err(|error| CliError::local(out.display().to_string(), error))?,
-            None => cache_directory(lease_id)?,
+            None => {
+                let directory = cache_directory(lease_id)?;
+                if let Some(cache) = directory.parent() {
+                    forget_expired(cache);
+                }
+                directory
+            }
         };
         private_directory(&directory)?;
         let key = private_key(&directory)?;
@@ -208,6 +214,20 @@ fn cache_directory(lease_id: &str) -> Result<PathBuf, CliError> {
     }
 }
 
+/// Removes what the cache holds of leases whose certificates ended more than a day ago. What cannot be removed stays: it is of no use.
+fn forget_expired(cache: &Path) {
+    let entries = fs::read_dir(cache).into_iter().flatten().flatten();
+    for directory in entries.map(|entry| entry.path()) {
+        let expired = fs::read(directory.join("connection.json"))
+            .ok()
+            .and_then(|text| serde_json::from_slice::<Credentials>(&text).ok())
+            .is_some_and(|found| found.valid_before + TimeDelta::days(1) < Utc::now());
+        if expired {
+            let _ = fs::remove_dir_all(directory);
+        }
+    }
+}
+
 fn private_directory(directory: &Path) -> Result<(), CliError> {
     let action = || format!("making the directory {}", directory.display());
     DirBuilder::new()
@@ -298,6 +318,31 @@ mod tests {
         assert_eq!(first.public_key(), second.public_key());
         let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
         assert_eq!((mode(&path), mode(&path.join("id"))), (0o700, 0o600));
+    }
+
+    #[test]
+    fn certificates_that_ended_days_ago_are_forgotten() {
+        let cache = tempfile::tempdir().expect("a directory");
+        for (name, end) in [
+            ("old", Utc::now() - TimeDelta::days(2)),
+            ("new", Utc::now()),
+        ] {
+            let directory = cache.path().join(name);
+            private_directory(&directory).expect("made");
+            let credentials = Credentials {
+                directory: directory.clone(),
+                lease_id: name.to_owned(),
+                host: "h".to_owned(),
+                port: 22,
+                valid_before: end,
+                identity: String::new(),
+            };
+            let text = serde_json::to_string(&credentials).expect("JSON");
+            replace(&directory.join("connection.json"), &text).expect("written");
+        }
+        forget_expired(cache.path());
+        assert!(!cache.path().join("old").exists());
+        assert!(cache.path().join("new").exists());
     }
 
     #[test]
