@@ -152,8 +152,16 @@ fn render_status(status: &Status) -> String {
     for link in details.help().map_or(&[][..], |help| &help.links) {
         line("see", &format!("{} {}", link.description, link.url));
     }
-    if let Some(remedy) = remedy_of(status.code()) {
-        line("remedy", remedy);
+    let kind = details
+        .error_info()
+        .and_then(|info| info.metadata.get("kind"));
+    match (status.code(), kind) {
+        (Code::NotFound, Some(kind)) => line("remedy", &where_to_look(kind)),
+        (code, _) => {
+            if let Some(remedy) = remedy_of(code) {
+                line("remedy", remedy);
+            }
+        }
     }
     match details.error_info() {
         Some(info) => line("reason", &info.reason),
@@ -167,6 +175,23 @@ fn render_status(status: &Status) -> String {
         line("call", &call);
     }
     text
+}
+
+/// Which list shows the things of a kind that was not found.
+fn where_to_look(kind: &str) -> String {
+    let command = match kind {
+        "lease" => "lease list",
+        "host" => "host list",
+        "instance type" | "instance_type" => "type list",
+        "organization" => "org list",
+        "project" => "project list",
+        "API key" | "api_key" | "key" => "key list",
+        _ => {
+            return "check the id or name; --org and --project say where it is looked for"
+                .to_owned();
+        }
+    };
+    format!("`freehold {command}` shows what there is; --org and --project say where to look")
 }
 
 /// What to do about a code, where the control plane's own message is not about it.
@@ -286,6 +311,16 @@ mod tests {
           remedy: check --token or FREEHOLD_TOKEN; `freehold key create` makes a new key
           reason: Unauthenticated
         ");
+    }
+
+    #[test]
+    fn what_was_not_found_says_where_to_look() {
+        let mut details = ErrorDetails::new();
+        let metadata = HashMap::from([("kind".to_owned(), "lease".to_owned())]);
+        details.set_error_info("NOT_FOUND", "freehold", metadata);
+        let message = "no lease `x` was found";
+        let text = rendered(Status::with_error_details(Code::NotFound, message, details));
+        assert!(text.contains("`freehold lease list`"), "{text}");
     }
 
     #[test]
