@@ -239,13 +239,18 @@ async fn a_silent_replica_is_dialled_again_and_nothing_else_happens() {
     })
     .await;
     pair.session.answers = false;
-    let silent = async { while pair.session.next().await.is_some() {} };
-    let again = tokio::select! {
-        () = silent => pair.replica.welcomed().await,
-        again = pair.replica.sessions.recv() => again.expect("the replica runs"),
-    };
-    drop(again);
-    assert_eq!(pair.host.instances.asked().len(), 1);
+    let Pair {
+        replica,
+        host,
+        session,
+        ..
+    } = &mut pair;
+    let heard = async { while session.next().await.is_some() {} };
+    soon("the agent attaches again", async {
+        tokio::join!(heard, replica.welcomed())
+    })
+    .await;
+    assert_eq!(host.instances.asked().len(), 1);
 }
 
 #[tokio::test]
