@@ -56,7 +56,7 @@ pub struct Config {
     #[arg(long, env = "FREEHOLD_TLS_KEY", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
 
-    /// File with the key-encryption key, 64 hexadecimal digits. Default: DATA_DIR/kek, made on the first start. Every replica of a
+    /// File with the key-encryption key, 64 hexadecimal digits. Default: `kek` in the data directory, made on the first start. Every replica of a
     /// deployment uses the same
     #[arg(long, env = "FREEHOLD_KEK_FILE")]
     pub kek_file: Option<PathBuf>,

@@ -53,7 +53,7 @@ pub enum Error {
     /// The thing is not in a state that allows the call.
     #[error("{message}")]
     Precondition {
-        /// UPPER_SNAKE, stable.
+        /// Capitals and underscores, stable.
         reason: &'static str,
         /// What stands in the way and what to do.
         message: String,

@@ -10,6 +10,7 @@ pub mod time;
     missing_docs,
     unreachable_pub,
     clippy::all,
+    clippy::pedantic,
     reason = "generated; the comments are in proto/"
 )]
 pub mod freehold {

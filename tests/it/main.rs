@@ -1,1 +1,1 @@
-//! x
+//! End-to-end and conformance tests.

@@ -54,7 +54,7 @@ async fn keep_occupied(connection: &mut PgConnection, host: HostId) -> Result<()
     match endless {
         Ok(_) => savepoint.commit().await?,
         Err(error) if violates(&error, "occupancy_no_double_booking") => {
-            savepoint.rollback().await?
+            savepoint.rollback().await?;
         }
         Err(error) => return Err(error.into()),
     }

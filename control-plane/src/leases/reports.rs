@@ -119,7 +119,7 @@ async fn conclude_scrub(
             release_occupancy(connection, host, instance).await?;
         }
         Some(reason) => {
-            crate::hosts::quarantine::quarantine(connection, host.into(), reason).await?
+            crate::hosts::quarantine::quarantine(connection, host.into(), reason).await?;
         }
     }
     if let Some(instance) = instance {
