@@ -11,7 +11,9 @@ use freehold_proto::id::{InstanceId, LeaseId, ScrubId};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
-pub use gpu::{GpuEvent, GpuInfo, GpuInventory, GpuRollup, GpuSample, GpuSource, HealthFinding};
+pub use gpu::{
+    GpuEvent, GpuGate, GpuInfo, GpuInventory, GpuRollup, GpuSample, GpuSource, HealthFinding,
+};
 
 /// (cluster epoch, generation), ordered in that order. An order with a lower one than was seen for the instance is refused.
 #[derive(

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, watch};
 
+use super::{Baseline, Step};
+
 /// One GPU as NVML names it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GpuInfo {
@@ -130,4 +132,17 @@ pub trait GpuSource: Send + Sync + 'static {
 
     /// What the checks find now; changes when they find something else.
     fn findings(&self) -> watch::Receiver<Vec<HealthFinding>>;
+}
+
+/// What a scrub needs of the GPUs: `gpu`'s handle implements it. Neither call hangs, whatever NVML does: a call that does not come back
+/// is a failed step.
+#[async_trait::async_trait]
+pub trait GpuGate: Send + Sync + 'static {
+    /// Brings the settings of every GPU back to what they were before anybody had it, and says what came of it, one step for each kind
+    /// of setting: `gpu_processes`, `gpu_persistence`, `gpu_compute_mode`, `gpu_clocks`, `gpu_power_limit`, `gpu_ecc`, `gpu_mig` …
+    /// What a GPU does not offer is skipped, with the reason.
+    async fn restore(&self) -> Vec<Step>;
+
+    /// Checks that the host has exactly the baseline's GPUs (`gpu_count`, `gpu_uuids`), and that no check finds anything (`gpu_health`).
+    async fn health_gate(&self, baseline: &Baseline) -> Vec<Step>;
 }
