@@ -125,6 +125,7 @@ create table audit_entry (
     details jsonb not null default '{}'
 );
 create index audit_entry_by_organization on audit_entry (organization_id, id);
+create index audit_entry_by_action on audit_entry (action, id);
 
 -- Catalogue -----------------------------------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,12 @@ use sqlx::PgConnection;
 
 use crate::{error::Result, gate::call_id};
 
+pub mod rpc;
+mod service;
+mod store;
+#[cfg(test)]
+mod tests;
+
 /// A change, as it is about to be recorded.
 #[derive(Debug)]
 pub struct Entry {

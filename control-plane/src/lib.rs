@@ -6,6 +6,7 @@ pub mod app;
 pub mod audit;
 pub mod background;
 mod bootstrap;
+pub mod catalog;
 pub mod cluster;
 pub mod config;
 pub mod database;

@@ -9,8 +9,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::service::Routes;
 
 use crate::{
-    app::App, background::reconcile, database::request_id, gate::GateLayer, leases::rpc::LeaseRpc,
-    listeners::Connection, organizations::rpc::OrganizationRpc,
+    app::App, audit::rpc::AuditRpc, background::reconcile, catalog::rpc::CatalogRpc,
+    database::request_id, gate::GateLayer, leases::rpc::LeaseRpc, listeners::Connection,
+    organizations::rpc::OrganizationRpc,
 };
 
 /// A request's largest size, 1 MiB: the largest legitimate one, a lease with 32 keys and 64 labels, has under 64 KiB.
@@ -26,6 +27,8 @@ macro_rules! serve {
 pub(crate) fn public(app: &App) -> Router {
     let mut routes = Routes::builder();
     serve!(routes,
+        v1::audit_service_server::AuditServiceServer<_> => AuditRpc::new(app.clone()),
+        v1::catalog_service_server::CatalogServiceServer<_> => CatalogRpc::new(app.clone()),
         v1::lease_service_server::LeaseServiceServer<_> => LeaseRpc::new(app.clone()),
         v1::organization_service_server::OrganizationServiceServer<_> => OrganizationRpc::new(app.clone()),
     );
