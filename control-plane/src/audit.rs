@@ -7,6 +7,7 @@ use sqlx::PgConnection;
 
 use crate::{error::Result, gate::call_id};
 
+mod convert;
 pub mod rpc;
 mod service;
 mod store;

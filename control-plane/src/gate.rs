@@ -18,6 +18,7 @@ use tower::{Layer, Service};
 
 use crate::error::{Error, Result};
 
+mod convert;
 mod credentials;
 mod role;
 pub mod rules;

@@ -31,6 +31,15 @@ stored_enum! {
     }
 }
 
+/// A price that is asked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct NewPrice {
+    pub(super) micros: i64,
+    pub(super) from: Option<DateTime<Utc>>,
+    /// `None`: as before.
+    pub(super) rounding: Option<Rounding>,
+}
+
 impl Rounding {
     /// Seconds of the unit.
     #[must_use]

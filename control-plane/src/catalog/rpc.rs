@@ -5,9 +5,8 @@ use tonic::{Request, Response, Status};
 
 use super::{
     convert::{instance_type, rounding},
-    model::NewType,
+    model::{NewPrice, NewType},
     service,
-    store::NewPrice,
 };
 use crate::{
     app::App,

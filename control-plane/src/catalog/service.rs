@@ -7,8 +7,8 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{
-    model::{NewType, check_micros, check_type},
-    store::{self, NewPrice, PriceRow, TypeRow},
+    model::{NewPrice, NewType, check_micros, check_type},
+    store::{self, PriceRow, TypeRow},
 };
 use crate::{
     app::App,

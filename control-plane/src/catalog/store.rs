@@ -5,7 +5,7 @@ use freehold_proto::id::{OrganizationId, PriceId, TypeId};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
-use super::model::{Insertion, NewType, Rounding, Validity, check_valid_from, insert_at};
+use super::model::{Insertion, NewPrice, NewType, Rounding, Validity, check_valid_from, insert_at};
 use crate::{
     audit,
     database::{
@@ -43,15 +43,6 @@ pub(super) struct PriceRow {
     pub(super) rounding: String,
     pub(super) valid_from: DateTime<Utc>,
     pub(super) valid_to: Option<DateTime<Utc>>,
-}
-
-/// A price that is asked for.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct NewPrice {
-    pub(super) micros: i64,
-    pub(super) from: Option<DateTime<Utc>>,
-    /// `None`: as before.
-    pub(super) rounding: Option<Rounding>,
 }
 
 /// Finds a type by name or id.

@@ -3,10 +3,10 @@ use freehold_proto::v1::{self, catalog_service_server::CatalogService as _};
 use tonic::Request;
 
 use super::{
-    model::{NewType, Rounding},
+    model::{NewPrice, NewType, Rounding},
     rpc::CatalogRpc,
     service,
-    store::{NewPrice, PriceRow},
+    store::PriceRow,
 };
 use crate::{
     app::App,

@@ -2,8 +2,6 @@
 
 use std::{fmt, str::FromStr};
 
-use freehold_proto::v1;
-
 /// What a principal may do; the table in [`super::rules`] says what that is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
@@ -75,20 +73,6 @@ impl FromStr for Role {
             .into_iter()
             .find(|role| role.as_str() == text)
             .ok_or_else(|| anyhow::anyhow!("`{text}` is not a role"))
-    }
-}
-
-impl From<Role> for v1::Role {
-    fn from(role: Role) -> Self {
-        match role {
-            Role::Owner => Self::Owner,
-            Role::Admin => Self::Admin,
-            Role::Developer => Self::Developer,
-            Role::Billing => Self::Billing,
-            Role::Viewer => Self::Viewer,
-            Role::Operator => Self::Operator,
-            Role::Auditor => Self::Auditor,
-        }
     }
 }
 

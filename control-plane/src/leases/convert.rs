@@ -253,3 +253,57 @@ impl From<AvailabilityRow> for v1::Availability {
         }
     }
 }
+
+impl From<Recorded> for v1::InstanceState {
+    fn from(state: Recorded) -> Self {
+        match state {
+            Recorded::Pending => Self::Pending,
+            Recorded::Placed => Self::Placed,
+            Recorded::Provisioning => Self::Provisioning,
+            Recorded::Usable => Self::Usable,
+            Recorded::Impaired => Self::Impaired,
+            Recorded::Ending => Self::Ending,
+            Recorded::Ended => Self::Ended,
+        }
+    }
+}
+
+impl From<Reported> for v1::ReportedState {
+    fn from(state: Reported) -> Self {
+        match state {
+            Reported::Unknown => Self::Unknown,
+            Reported::Absent => Self::Absent,
+            Reported::Preparing => Self::Preparing,
+            Reported::Running => Self::Running,
+            Reported::Stopped => Self::Stopped,
+            Reported::Removing => Self::Removing,
+            Reported::Failed => Self::Failed,
+        }
+    }
+}
+
+impl From<v1::ReportedState> for Reported {
+    fn from(state: v1::ReportedState) -> Self {
+        match state {
+            v1::ReportedState::Unspecified | v1::ReportedState::Unknown => Self::Unknown,
+            v1::ReportedState::Absent => Self::Absent,
+            v1::ReportedState::Preparing => Self::Preparing,
+            v1::ReportedState::Running => Self::Running,
+            v1::ReportedState::Stopped => Self::Stopped,
+            v1::ReportedState::Removing => Self::Removing,
+            v1::ReportedState::Failed => Self::Failed,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reported_states_round_trip_through_the_protocol() {
+        for state in Reported::ALL {
+            assert_eq!(Reported::from(v1::ReportedState::from(*state)), *state);
+        }
+    }
+}

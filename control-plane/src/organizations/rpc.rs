@@ -1,21 +1,10 @@
 //! `OrganizationService`: translation only.
 
-use freehold_proto::{
-    id::{OrganizationId, ProjectId},
-    v1::{self, organization_service_server::OrganizationService},
-};
+use freehold_proto::v1::{self, organization_service_server::OrganizationService};
 use tonic::{Request, Response, Status};
 
-use super::{
-    service,
-    store::{OrganizationRow, ProjectRow},
-};
-use crate::{
-    app::App,
-    database::request_id::Idempotency,
-    gate::Caller,
-    page::{Page, timestamp},
-};
+use super::service;
+use crate::{app::App, database::request_id::Idempotency, gate::Caller, page::Page};
 
 /// Serves `OrganizationService`.
 pub struct OrganizationRpc {
@@ -107,27 +96,5 @@ impl OrganizationService for OrganizationRpc {
             projects,
             next_page_token,
         }))
-    }
-}
-
-impl From<OrganizationRow> for v1::Organization {
-    fn from(row: OrganizationRow) -> Self {
-        Self {
-            id: OrganizationId::from(row.id).to_string(),
-            name: row.name,
-            create_time: Some(timestamp(row.created_at)),
-        }
-    }
-}
-
-impl From<ProjectRow> for v1::Project {
-    fn from(row: ProjectRow) -> Self {
-        Self {
-            id: ProjectId::from(row.id).to_string(),
-            name: row.name,
-            organization_id: OrganizationId::from(row.organization_id).to_string(),
-            organization: row.organization,
-            create_time: Some(timestamp(row.created_at)),
-        }
     }
 }

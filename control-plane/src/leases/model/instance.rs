@@ -7,8 +7,6 @@
 //! A lease can be ended from every state. What never left `placed` has nothing on a host and ends at once; everything else passes through
 //! `ending`, and its host through a scrub.
 
-use freehold_proto::v1;
-
 macro_rules! stored_enum {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)* }) => {
         $(#[$doc])*
@@ -150,48 +148,6 @@ pub fn transition(from: Recorded, event: Event) -> Result<Recorded, Refused> {
     }
 }
 
-impl From<Recorded> for v1::InstanceState {
-    fn from(state: Recorded) -> Self {
-        match state {
-            Recorded::Pending => Self::Pending,
-            Recorded::Placed => Self::Placed,
-            Recorded::Provisioning => Self::Provisioning,
-            Recorded::Usable => Self::Usable,
-            Recorded::Impaired => Self::Impaired,
-            Recorded::Ending => Self::Ending,
-            Recorded::Ended => Self::Ended,
-        }
-    }
-}
-
-impl From<Reported> for v1::ReportedState {
-    fn from(state: Reported) -> Self {
-        match state {
-            Reported::Unknown => Self::Unknown,
-            Reported::Absent => Self::Absent,
-            Reported::Preparing => Self::Preparing,
-            Reported::Running => Self::Running,
-            Reported::Stopped => Self::Stopped,
-            Reported::Removing => Self::Removing,
-            Reported::Failed => Self::Failed,
-        }
-    }
-}
-
-impl From<v1::ReportedState> for Reported {
-    fn from(state: v1::ReportedState) -> Self {
-        match state {
-            v1::ReportedState::Unspecified | v1::ReportedState::Unknown => Self::Unknown,
-            v1::ReportedState::Absent => Self::Absent,
-            v1::ReportedState::Preparing => Self::Preparing,
-            v1::ReportedState::Running => Self::Running,
-            v1::ReportedState::Stopped => Self::Stopped,
-            v1::ReportedState::Removing => Self::Removing,
-            v1::ReportedState::Failed => Self::Failed,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -320,7 +276,6 @@ mod tests {
         }
         for state in Reported::ALL {
             assert_eq!(state.as_str().parse::<Reported>().unwrap(), *state);
-            assert_eq!(Reported::from(v1::ReportedState::from(*state)), *state);
         }
     }
 }
