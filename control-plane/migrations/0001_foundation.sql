@@ -108,6 +108,8 @@ create table request_id (
     request_id text not null,
     fingerprint bytea not null,
     resource_id uuid not null,
+    -- What only the create's answer holds (an API key's secret), encrypted under the key-encryption key.
+    sealed_answer bytea,
     created_at timestamptz not null default now(),
     primary key (principal_id, method, request_id)
 );

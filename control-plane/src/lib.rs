@@ -2,6 +2,7 @@
 //!
 //! docs/ARCHITECTURE.md has the map. Inside a capability: rpc → service → model ← store, and reconcile in the background.
 
+pub mod access;
 pub mod app;
 pub mod audit;
 pub mod background;

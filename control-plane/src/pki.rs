@@ -2,13 +2,16 @@
 
 use std::path::Path;
 
+use russh::keys::{PrivateKey, ssh_key::certificate::CertType};
 use sqlx::PgPool;
 
 pub mod authority;
 mod kek;
+mod ssh;
 
 pub use authority::{Authority, ServerCertificate};
 pub use kek::Kek;
+pub use ssh::{SshAuthority, Statement};
 
 /// The keys every replica shares.
 pub struct Pki {
@@ -18,6 +21,12 @@ pub struct Pki {
     pub server_ca: Authority,
     /// Signs agents' client certificates.
     pub agent_ca: Authority,
+    /// Signs SSH certificates of users.
+    pub ssh_user_ca: SshAuthority,
+    /// Signs SSH certificates of the gateway and of instances.
+    pub ssh_host_ca: SshAuthority,
+    /// The SSH gateway's host key, the same in every replica.
+    pub ssh_gateway_key: PrivateKey,
 }
 
 impl Pki {
@@ -33,10 +42,16 @@ impl Pki {
         let kek = Kek::load(kek_file, may_create_kek)?;
         let server_ca = Authority::ensure(pool, &kek, "server_ca", "Freehold server CA").await?;
         let agent_ca = Authority::ensure(pool, &kek, "agent_ca", "Freehold agent CA").await?;
+        let ssh_user_ca = SshAuthority::ensure(pool, &kek, "ssh_user_ca", CertType::User).await?;
+        let ssh_host_ca = SshAuthority::ensure(pool, &kek, "ssh_host_ca", CertType::Host).await?;
+        let ssh_gateway_key = ssh::ensure_key(pool, &kek, "ssh_gateway_key").await?;
         Ok(Self {
             kek,
             server_ca,
             agent_ca,
+            ssh_user_ca,
+            ssh_host_ca,
+            ssh_gateway_key,
         })
     }
 }

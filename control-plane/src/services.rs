@@ -9,9 +9,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::service::Routes;
 
 use crate::{
-    app::App, audit::rpc::AuditRpc, background::reconcile, catalog::rpc::CatalogRpc,
-    database::request_id, gate::GateLayer, leases::rpc::LeaseRpc, listeners::Connection,
-    organizations::rpc::OrganizationRpc,
+    access::rpc::AccessRpc, app::App, audit::rpc::AuditRpc, background::reconcile,
+    catalog::rpc::CatalogRpc, database::request_id, gate::GateLayer, leases::rpc::LeaseRpc,
+    listeners::Connection, organizations::rpc::OrganizationRpc,
 };
 
 /// A request's largest size, 1 MiB: the largest legitimate one, a lease with 32 keys and 64 labels, has under 64 KiB.
@@ -29,6 +29,7 @@ pub(crate) fn public(app: &App) -> Router {
     serve!(routes,
         v1::audit_service_server::AuditServiceServer<_> => AuditRpc::new(app.clone()),
         v1::catalog_service_server::CatalogServiceServer<_> => CatalogRpc::new(app.clone()),
+        v1::access_service_server::AccessServiceServer<_> => AccessRpc::new(app.clone()),
         v1::lease_service_server::LeaseServiceServer<_> => LeaseRpc::new(app.clone()),
         v1::organization_service_server::OrganizationServiceServer<_> => OrganizationRpc::new(app.clone()),
     );

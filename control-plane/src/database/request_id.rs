@@ -6,7 +6,10 @@ use sha2::{Digest as _, Sha256};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    pki::Kek,
+};
 
 /// A create that may be repeated.
 #[derive(Debug, Clone)]
@@ -44,6 +47,13 @@ impl Idempotency {
             request_id: request_id.to_owned(),
             fingerprint,
         }))
+    }
+
+    fn secret_name(&self) -> String {
+        format!(
+            "answer:{}:{}:{}",
+            self.principal, self.method, self.request_id
+        )
     }
 }
 
@@ -95,6 +105,60 @@ pub async fn claim(
     } else {
         Err(Error::RequestIdReused(idempotency.request_id.clone()))
     }
+}
+
+/// Keeps what only the answer to this create holds, sealed, for its repetitions.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn seal_answer(
+    connection: &mut PgConnection,
+    kek: &Kek,
+    idempotency: Option<&Idempotency>,
+    secret: &str,
+) -> Result<()> {
+    let Some(idempotency) = idempotency else {
+        return Ok(());
+    };
+    let sealed = kek
+        .seal(&idempotency.secret_name(), secret.as_bytes())
+        .map_err(Error::internal)?;
+    sqlx::query!(
+        "update request_id set sealed_answer = $4 where principal_id = $1 and method = $2 and request_id = $3",
+        idempotency.principal.uuid(),
+        idempotency.method,
+        idempotency.request_id,
+        sealed
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// What [`seal_answer`] kept.
+///
+/// # Errors
+/// When nothing was kept, or the database does not answer.
+pub async fn open_answer(
+    connection: &mut PgConnection,
+    kek: &Kek,
+    idempotency: Option<&Idempotency>,
+) -> Result<String> {
+    let missing = || Error::internal(anyhow::anyhow!("the create kept no answer"));
+    let idempotency = idempotency.ok_or_else(missing)?;
+    let sealed = sqlx::query_scalar!(
+        "select sealed_answer from request_id where principal_id = $1 and method = $2 and request_id = $3",
+        idempotency.principal.uuid(),
+        idempotency.method,
+        idempotency.request_id
+    )
+    .fetch_one(connection)
+    .await?
+    .ok_or_else(missing)?;
+    let opened = kek
+        .open(&idempotency.secret_name(), &sealed)
+        .map_err(Error::internal)?;
+    String::from_utf8(opened).map_err(Error::internal)
 }
 
 /// Forgets request ids older than two days: the promise is at least 24 hours.

@@ -1,0 +1,9 @@
+//! Access: API keys, the SSH certificate authority, and the SSH gateway.
+
+pub mod ca;
+mod model;
+pub mod rpc;
+mod service;
+mod store;
+#[cfg(test)]
+mod tests;
