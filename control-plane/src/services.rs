@@ -9,9 +9,16 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::service::Routes;
 
 use crate::{
-    access::rpc::AccessRpc, app::App, audit::rpc::AuditRpc, background::reconcile,
-    catalog::rpc::CatalogRpc, database::request_id, gate::GateLayer, leases::rpc::LeaseRpc,
-    listeners::Connection, organizations::rpc::OrganizationRpc,
+    access::rpc::AccessRpc,
+    app::App,
+    audit::rpc::AuditRpc,
+    background::reconcile,
+    catalog::rpc::CatalogRpc,
+    database::request_id,
+    gate::GateLayer,
+    leases::{self, rpc::LeaseRpc},
+    listeners::Connection,
+    organizations::rpc::OrganizationRpc,
 };
 
 /// A request's largest size, 1 MiB: the largest legitimate one, a lease with 32 keys and 64 labels, has under 64 KiB.
@@ -76,6 +83,7 @@ pub(crate) async fn serve_ssh(
 
 /// Starts the reconcilers.
 pub(crate) fn spawn_reconcilers(app: &App, tasks: &TaskTracker, cancel: &CancellationToken) {
+    leases::reconcile::spawn(app, tasks, cancel);
     tasks.spawn(reconcile(
         app.clone(),
         "request-ids",

@@ -40,6 +40,26 @@ pub async fn find_open(
     .await?)
 }
 
+/// True when a stretch of this condition goes on already.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn is_open(
+    connection: &mut PgConnection,
+    instance: Uuid,
+    condition: &Condition,
+) -> Result<bool> {
+    Ok(sqlx::query_scalar!(
+        r#"select exists(select 1 from availability where instance_id = $1 and to_at is null and replaced_at is null
+               and state = $2 and fault_party = $3) as "open!""#,
+        instance,
+        condition.availability.as_str(),
+        condition.fault.as_str()
+    )
+    .fetch_one(connection)
+    .await?)
+}
+
 /// Begins a stretch at `from` unless the same one goes on already; the one before ends there. Returns whether anything changed.
 ///
 /// A stretch never begins before the one that it follows: `from` is moved on where needed.

@@ -117,6 +117,9 @@ async fn conclude_scrub(
             .execute(&mut *connection)
             .await?;
             release_occupancy(connection, host, instance).await?;
+            if instance.is_none() {
+                end_quarantine(connection, host).await?;
+            }
         }
         Some(reason) => {
             crate::hosts::quarantine::quarantine(connection, host.into(), reason).await?;
@@ -126,7 +129,7 @@ async fn conclude_scrub(
         let lease = sqlx::query_scalar!("select lease_id from instance where id = $1", instance)
             .fetch_one(&mut *connection)
             .await?;
-        super::reconcile::record_event(
+        super::store::record_event(
             connection,
             lease,
             Some(instance),
@@ -164,6 +167,19 @@ async fn release_occupancy(
              and (upper_inf(during) or upper(during) > now())",
         host,
         instance
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Ends the occupancy that a quarantine left behind: the host was released, and is clean.
+async fn end_quarantine(connection: &mut PgConnection, host: Uuid) -> Result<()> {
+    sqlx::query!(
+        "update occupancy set during = tstzrange(lower(during), now()) where host_id = $1 and kind = 'quarantine'
+             and lower(during) < now() and (upper_inf(during) or upper(during) > now())
+             and exists (select 1 from host where id = $1 and quarantine_reason is null)",
+        host
     )
     .execute(connection)
     .await?;

@@ -2,6 +2,7 @@
 
 mod create;
 mod end;
+mod event;
 mod fold;
 mod history;
 mod hosts;
@@ -11,9 +12,10 @@ mod load;
 pub use create::scratch_secret_name;
 pub(crate) use create::{Booked, Create, Unmet, create_lease};
 pub use end::{end_instances, end_lease};
+pub use event::record_event;
 pub use fold::refold;
 pub use history::{AvailabilityRow, EventRow, History, load_history};
-pub(crate) use hosts::{Need, calendars, free_by_sector};
+pub(crate) use hosts::{Need, calendars, claim_hosts, claim_in_sector, free_by_sector};
 pub use item::PriceRow;
 pub(crate) use item::{find_item, margins, need};
 pub use load::{

@@ -20,6 +20,7 @@ use crate::{
 
 mod booking;
 mod ending;
+mod reconciling;
 mod visibility;
 
 const TYPE: &str = "gpu_8x_h100_sxm5";

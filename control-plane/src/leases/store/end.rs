@@ -16,8 +16,7 @@ use crate::{
             instance::{Event, Recorded, transition},
             lease::EndCause,
         },
-        reconcile::record_event,
-        store::refold,
+        store::{record_event, refold},
     },
 };
 

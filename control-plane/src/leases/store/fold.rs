@@ -13,7 +13,7 @@ use crate::{
             instance::Recorded,
             lease::{EndCause, LeaseState, Part, Snapshot, fold, reason},
         },
-        reconcile::record_event,
+        store::record_event,
     },
 };
 

@@ -112,6 +112,16 @@ pub(crate) async fn claim_hosts(
     let Some(sector) = placement::choose_sector(&sectors, need.usize_count(), seed) else {
         return Ok(None);
     };
+    claim_in_sector(connection, need, sector, seed).await
+}
+
+/// [`claim_hosts`] in one sector.
+pub(crate) async fn claim_in_sector(
+    connection: &mut PgConnection,
+    need: &Need,
+    sector: &Sector,
+    seed: u64,
+) -> Result<Option<Plan>> {
     let mut attempt = connection.begin().await?;
     let unlocked = lock_free(&mut attempt, need, sector).await?;
     if let Some(plan) = placement::place(&unlocked, &need.during, need.usize_count(), seed) {
