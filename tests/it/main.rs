@@ -1,1 +1,3 @@
-//! End-to-end and conformance tests.
+//! Freehold as a whole: real processes, real SSH, simulated hosts.
+
+mod sim;

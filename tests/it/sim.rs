@@ -1,0 +1,3 @@
+//! What the other tests stand on.
+
+mod harness;
