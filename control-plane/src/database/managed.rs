@@ -6,7 +6,10 @@
 
 use std::{
     fs::{self, File},
-    os::unix::fs::{PermissionsExt as _, chown},
+    os::unix::{
+        ffi::OsStrExt as _,
+        fs::{PermissionsExt as _, chown},
+    },
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -58,7 +61,7 @@ impl Managed {
     pub fn url(&self) -> String {
         format!(
             "postgres://postgres@localhost/postgres?host={}",
-            self.socket_dir().display()
+            percent_encoded(&self.socket_dir())
         )
     }
 
@@ -276,4 +279,37 @@ pub fn lock_data_dir(data_dir: &Path) -> anyhow::Result<File> {
 /// True when this process is root, which PostgreSQL refuses to run as.
 fn is_root() -> bool {
     getuid().is_root()
+}
+
+/// A path as the value of a URL's parameter.
+fn percent_encoded(path: &Path) -> String {
+    let mut encoded = String::new();
+    for byte in path.as_os_str().as_bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'_' | b'-' => {
+                encoded.push(char::from(*byte));
+            }
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_below_any_path_can_be_named_in_a_url() {
+        let managed = Managed {
+            binaries: PathBuf::new(),
+            root: PathBuf::from("/srv/a b+c#d/control/postgresql"),
+            account: None,
+        };
+        let options: sqlx::postgres::PgConnectOptions = managed.url().parse().unwrap();
+        assert_eq!(
+            options.get_socket().map(|socket| socket.as_path()),
+            Some(managed.socket_dir().as_path())
+        );
+    }
 }
