@@ -1,6 +1,7 @@
 //! Access: API keys, the SSH certificate authority, and the SSH gateway.
 
 pub mod ca;
+mod convert;
 mod model;
 pub mod rpc;
 mod service;
