@@ -14,8 +14,8 @@ SCRATCH="$STATE/scratch"
 CONTROL_DATA="$STATE/control"
 SCENARIO="$STATE/sim/scenario/scenario.toml"
 KMSG="$STATE/sim/kmsg"
-# Whose GPUs the agent offers: simulated, or real (the driver's).
-GPUS=simulated
+# Whose GPUs the agent offers: simulated, or real (the driver's). Chosen once and kept in $SETTINGS.
+GPUS=
 # What names this machine at its enrolment, beyond /etc/machine-id.
 MACHINE=()
 
@@ -90,10 +90,9 @@ free_port() {
 
 # Reads the ports of this deployment, or chooses and remembers them.
 choose_ports() {
-    # shellcheck source=/dev/null
-    if [ -s "$SETTINGS" ]; then . "$SETTINGS" && return 0; fi
+    if [ -n "${PUBLIC_PORT:-}" ]; then return 0; fi
     PUBLIC_PORT="$(free_port 8443)" AGENT_PORT="$(free_port 8444)" ADMIN_PORT="$(free_port 8445)" SSH_PORT="$(free_port 2222)"
-    printf '%s\n' "PUBLIC_PORT=$PUBLIC_PORT" "AGENT_PORT=$AGENT_PORT" "ADMIN_PORT=$ADMIN_PORT" "SSH_PORT=$SSH_PORT" >"$SETTINGS"
+    printf '%s\n' "PUBLIC_PORT=$PUBLIC_PORT" "AGENT_PORT=$AGENT_PORT" "ADMIN_PORT=$ADMIN_PORT" "SSH_PORT=$SSH_PORT" >>"$SETTINGS"
 }
 
 # --- components -----------------------------------------------------------------------------------------------------------------------
@@ -183,9 +182,45 @@ await_host() {
 stop_database() {
     local data="$CONTROL_DATA/postgresql/data" pid
     pid="$(as_root head -n 1 "$data/postmaster.pid" 2>/dev/null)" || return 0
-    database_runs() { [ "$(as_root readlink "/proc/$pid/cwd" 2>/dev/null)" = "$data" ]; }
+    # By device and inode: below a closed home directory the server runs in a mount namespace of its own, with other paths.
+    database_runs() { as_root test "/proc/$pid/cwd" -ef "$data"; }
     database_runs || return 0
     as_root kill -INT "$pid"
     wait_until 30 eval '! database_runs' || die "PostgreSQL (process $pid) does not stop" "$CONTROL_DATA/postgresql/log"
     note "stopped the PostgreSQL of a control plane that was killed"
+}
+
+# Removes every container and network of this deployment's host, its firewall rules, its scratch disks, and $STATE.
+purge() {
+    local host names point
+    host="$(as_root jq -r .host_id "$AGENT_DATA/identity.json" 2>/dev/null || true)"
+    if [ -n "$host" ]; then
+        say "Removing what runs on $host"
+        mapfile -t names < <(engine ps --all --quiet --filter "label=freehold.host=$host")
+        [ "${#names[@]}" -eq 0 ] || engine rm --force --volumes "${names[@]}" >/dev/null
+        mapfile -t names < <(engine network ls --quiet --filter "label=freehold.host=$host")
+        [ "${#names[@]}" -eq 0 ] || engine network rm "${names[@]}" >/dev/null
+        purge_firewall "${host: -5}"
+    fi
+    while read -r point; do
+        as_root umount "$point"
+    done < <(findmnt --json --list --output TARGET | jq -r --arg dir "$STATE/" '.filesystems | reverse[].target | select(startswith($dir))')
+    as_root rm -rf --one-file-system "$STATE"
+    say "Removed $STATE"
+}
+
+# Takes away the rules that the agent laid for the interfaces fhHHHHH…, where HHHHH is the host id's end.
+purge_firewall() {
+    local tool rule words
+    for tool in iptables ip6tables; do
+        command -v "$tool" >/dev/null || continue
+        while read -r rule; do
+            read -ra words <<<"$rule"
+            as_root "$tool" --wait 10 "${words[@]}" 2>/dev/null || true
+        done < <(as_root "$tool" --wait 10 -S 2>/dev/null | grep -E -- "(-i|-o) fh$1\\+" | sed 's/^-A /-D /')
+        while read -r rule; do
+            as_root "$tool" --wait 10 -F "$rule" || true
+            as_root "$tool" --wait 10 -X "$rule" || true
+        done < <(as_root "$tool" --wait 10 -S 2>/dev/null | sed -n "s/^-N \\(FREEHOLD-$1-[A-Z]*\\)$/\\1/p")
+    done
 }
