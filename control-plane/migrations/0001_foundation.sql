@@ -196,6 +196,8 @@ create table host (
     -- True only after the last scrub and health gate passed.
     clean boolean not null default false,
     last_seen_at timestamptz,
+    -- Counts the hellos of the agent, on all its streams.
+    session_generation bigint not null default 0,
     removed_at timestamptz,
     -- A fixed random number: searches for a free host begin at a random one, so that they spread.
     shuffle double precision not null default random(),
@@ -242,11 +244,14 @@ create index agent_certificate_by_host on agent_certificate (host_id);
 create table agent_session (
     host_id uuid not null references host,
     replica_id uuid not null references replica on delete cascade,
-    -- Counts up with every hello; a write from an older session changes nothing.
+    -- The host's count at this stream's hello; a write from an older session changes nothing.
     generation bigint not null,
+    -- True on the stream that was told to carry telemetry and health.
+    telemetry boolean not null default false,
     connected_at timestamptz not null default now(),
     primary key (host_id, replica_id)
 );
+create unique index agent_session_telemetry on agent_session (host_id) where telemetry;
 
 -- Leases --------------------------------------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,18 @@
 //! The machines: enrolment, the link to their agents, what they have, and whether they may be leased.
 
+mod convert;
+mod heard;
+mod link;
 pub mod links;
+mod model;
 pub mod quarantine;
+mod reconcile;
+mod rpc;
+mod service;
+mod store;
+#[cfg(test)]
+mod tests;
+
+pub use link::LinkRpc;
+pub(crate) use reconcile::spawn_reconcilers;
+pub use rpc::{EnrollmentRpc, HostRpc};

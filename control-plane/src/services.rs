@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use axum::Router;
-use freehold_proto::{FILE_DESCRIPTOR_SET, v1};
+use freehold_proto::{
+    FILE_DESCRIPTOR_SET,
+    agent_v1::{self, link_service_server::LinkServiceServer},
+    v1,
+};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::service::Routes;
@@ -16,6 +20,7 @@ use crate::{
     catalog::rpc::CatalogRpc,
     database::request_id,
     gate::GateLayer,
+    hosts::{self, EnrollmentRpc, HostRpc, LinkRpc},
     leases::{self, rpc::LeaseRpc},
     listeners::Connection,
     organizations::rpc::OrganizationRpc,
@@ -23,6 +28,9 @@ use crate::{
 
 /// A request's largest size, 1 MiB: the largest legitimate one, a lease with 32 keys and 64 labels, has under 64 KiB.
 const MAX_REQUEST: usize = 1024 * 1024;
+
+/// An agent's largest message, 4 MiB: a journal batch of 500 entries and 512 rollups have under 256 KiB.
+const MAX_AGENT_MESSAGE: usize = 4 * 1024 * 1024;
 
 macro_rules! serve {
     ($routes:ident, $($server:path => $service:expr),* $(,)?) => {
@@ -34,6 +42,8 @@ macro_rules! serve {
 pub(crate) fn public(app: &App) -> Router {
     let mut routes = Routes::builder();
     serve!(routes,
+        agent_v1::enrollment_service_server::EnrollmentServiceServer<_> => EnrollmentRpc::new(app.clone()),
+        v1::host_service_server::HostServiceServer<_> => HostRpc::new(app.clone()),
         v1::audit_service_server::AuditServiceServer<_> => AuditRpc::new(app.clone()),
         v1::catalog_service_server::CatalogServiceServer<_> => CatalogRpc::new(app.clone()),
         v1::access_service_server::AccessServiceServer<_> => AccessRpc::new(app.clone()),
@@ -62,8 +72,13 @@ fn add_infrastructure(routes: &mut tonic::service::RoutesBuilder) {
 }
 
 /// What the agent listener serves.
-pub(crate) fn agent(_app: &App) -> Router {
-    Routes::builder().routes().into_axum_router()
+pub(crate) fn agent(app: &App) -> Router {
+    let mut routes = Routes::builder();
+    routes.add_service(
+        LinkServiceServer::new(LinkRpc::new(app.clone()))
+            .max_decoding_message_size(MAX_AGENT_MESSAGE),
+    );
+    routes.routes().into_axum_router()
 }
 
 /// Serves one connection of an agent.
@@ -84,6 +99,7 @@ pub(crate) async fn serve_ssh(
 /// Starts the reconcilers.
 pub(crate) fn spawn_reconcilers(app: &App, tasks: &TaskTracker, cancel: &CancellationToken) {
     leases::reconcile::spawn(app, tasks, cancel);
+    hosts::spawn_reconcilers(app, tasks, cancel);
     tasks.spawn(reconcile(
         app.clone(),
         "request-ids",

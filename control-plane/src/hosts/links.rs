@@ -2,17 +2,21 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use freehold_proto::{
-    agent_v1::{AttachResponse, attach_response::Message},
+    agent_v1::{AttachResponse, Replicas, attach_response::Message},
     id::{HostId, InstanceId},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::mpsc,
 };
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use super::heard::Heard;
 
 /// Orders that may wait for a slow agent. More would only hide that it is stuck: orders are repeated by the reconcilers anyway.
 pub const BACKLOG: usize = 256;
@@ -31,11 +35,31 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> ByteStream for T {}
 #[derive(Clone, Default)]
 pub struct Links {
     streams: Arc<Mutex<HashMap<HostId, Entry>>>,
+    heard: Arc<Heard>,
+    /// The replicas' addresses, as agents were last told.
+    told: Arc<Mutex<Vec<String>>>,
+}
+
+/// A control stream that this replica holds.
+#[derive(Debug, Clone)]
+pub(super) struct Held {
+    pub(super) host: HostId,
+    pub(super) session: u64,
+    /// The serial number of the certificate behind it.
+    pub(super) serial: String,
 }
 
 struct Entry {
     session: u64,
-    sender: mpsc::Sender<Result<AttachResponse, tonic::Status>>,
+    serial: String,
+    sender: mpsc::Sender<Result<AttachResponse, Status>>,
+    ended: CancellationToken,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.ended.cancel();
+    }
 }
 
 impl Links {
@@ -44,7 +68,7 @@ impl Links {
     /// # Errors
     /// When the agent is not connected to this replica or its backlog is full.
     pub fn send(&self, host: HostId, message: Message) -> Result<(), NotConnected> {
-        let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let streams = self.lock();
         let entry = streams.get(&host).ok_or(NotConnected)?;
         entry
             .sender
@@ -57,34 +81,118 @@ impl Links {
     /// True when this replica holds a control stream of the host's agent.
     #[must_use]
     pub fn is_connected(&self, host: HostId) -> bool {
-        self.streams
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains_key(&host)
+        self.lock().contains_key(&host)
     }
 
-    /// Registers the control stream of a host. A newer session takes an older one's place.
-    pub fn attach(
+    /// How many agents this replica holds a control stream of.
+    #[must_use]
+    pub fn connected(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Registers a stream that a test reads in an agent's place.
+    #[cfg(test)]
+    pub(crate) fn attach(
         &self,
         host: HostId,
         session: u64,
-        sender: mpsc::Sender<Result<AttachResponse, tonic::Status>>,
+        sender: mpsc::Sender<Result<AttachResponse, Status>>,
     ) {
-        self.streams
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(host, Entry { session, sender });
+        let serial = String::new();
+        self.hold(
+            Held {
+                host,
+                session,
+                serial,
+            },
+            sender,
+        );
+    }
+
+    /// Registers the control stream of a host. A newer session takes an older one's place. The token is cancelled when the session is over:
+    /// replaced, cut or forgotten.
+    pub(super) fn hold(
+        &self,
+        held: Held,
+        sender: mpsc::Sender<Result<AttachResponse, Status>>,
+    ) -> CancellationToken {
+        let ended = CancellationToken::new();
+        let mut streams = self.lock();
+        let older = streams.get(&held.host);
+        // The hellos of two streams may be welcomed in one order and arrive here in the other.
+        if older.is_some_and(|older| older.session > held.session) {
+            ended.cancel();
+            return ended;
+        }
+        let entry = Entry {
+            session: held.session,
+            serial: held.serial,
+            sender,
+            ended: ended.clone(),
+        };
+        streams.insert(held.host, entry);
+        ended
     }
 
     /// Forgets a session; a newer one of the same host stays.
-    pub fn detach(&self, host: HostId, session: u64) {
-        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        if streams
-            .get(&host)
-            .is_some_and(|entry| entry.session == session)
-        {
-            streams.remove(&host);
+    pub(super) fn detach(&self, host: HostId, session: u64) {
+        self.take(host, session);
+    }
+
+    /// Ends a session and tells the agent why; a newer one of the same host stays.
+    pub(super) fn cut(&self, host: HostId, session: u64, why: Status) {
+        if let Some(entry) = self.take(host, session) {
+            let _ = entry.sender.try_send(Err(why));
         }
+    }
+
+    fn take(&self, host: HostId, session: u64) -> Option<Entry> {
+        let mut streams = self.lock();
+        let ours = streams.get(&host)?.session == session;
+        ours.then(|| streams.remove(&host)).flatten()
+    }
+
+    /// The control streams that this replica holds.
+    pub(super) fn held(&self) -> Vec<Held> {
+        let held = |(host, entry): (&HostId, &Entry)| Held {
+            host: *host,
+            session: entry.session,
+            serial: entry.serial.clone(),
+        };
+        self.lock().iter().map(held).collect()
+    }
+
+    /// The control stream of one host.
+    pub(super) fn held_of(&self, host: HostId) -> Option<Held> {
+        self.lock().get(&host).map(|entry| Held {
+            host,
+            session: entry.session,
+            serial: entry.serial.clone(),
+        })
+    }
+
+    /// Which hosts were heard.
+    pub(super) fn heard(&self) -> &Heard {
+        &self.heard
+    }
+
+    /// Remembers the replicas' addresses; true when they are others than the agents were told last.
+    pub(super) fn note_replicas(&self, addresses: &[String]) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = *told != addresses;
+        if changed {
+            *told = addresses.to_vec();
+        }
+        changed
+    }
+
+    /// Tells an agent which replicas there are. One that does not take it now is cut before long, and hears it at its next hello.
+    pub(super) fn tell(&self, host: HostId, agent_addresses: Vec<String>) {
+        let _ = self.send(host, Message::Replicas(Replicas { agent_addresses }));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<HostId, Entry>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Opens a byte stream to the sshd of an instance on a host, having the agent dial back when there is no reversed connection.

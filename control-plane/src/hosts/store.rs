@@ -1,0 +1,9 @@
+//! SQL of hosts. A method is a whole transaction, or takes part in the caller's.
+
+pub(super) mod certificate;
+pub(super) mod change;
+pub(super) mod enrollment;
+pub(super) mod finding;
+pub(super) mod hello;
+pub(super) mod host;
+pub(super) mod session;
