@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+/// The kernel's log.
+pub const DEFAULT_KMSG: &str = "/dev/kmsg";
+
 /// Freehold's daemon on a GPU host.
 #[derive(Debug, Parser)]
 #[command(name = "freehold-agent", version, about)]
@@ -32,7 +35,9 @@ pub enum Command {
     Enroll(EnrollArgs),
     /// Serve the control plane until stopped. Stopping leaves instances running.
     Run(RunArgs),
-    /// Show what NVML says of this machine's GPUs and stop. Needs no enrolment.
+    /// Show what NVML says of this machine's GPUs and what the health checks find, and stop. Needs no enrolment.
+    ///
+    /// Exit codes: 0 no check finds anything, 3 a check finds something, 1 there is no driver or it does not answer, 2 wrong command line.
     Probe(ProbeArgs),
     /// The child process in which NVML runs.
     #[command(hide = true)]
@@ -69,7 +74,7 @@ pub struct RunArgs {
     #[arg(long)]
     pub nvml_lib: Option<PathBuf>,
     /// The kernel's log, or a file that stands for it.
-    #[arg(long, default_value = "/dev/kmsg")]
+    #[arg(long, default_value = DEFAULT_KMSG)]
     pub kmsg: PathBuf,
     /// The container engine's socket.
     #[arg(long, default_value = "/var/run/docker.sock")]

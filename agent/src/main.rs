@@ -1,31 +1,41 @@
 //! The agent's binary: parse → build → run → drain.
 //!
-//! Exit codes: 0 done, 1 failed, 2 wrong command line.
+//! Exit codes: 0 done, 1 failed, 2 wrong command line; `probe` ends with 3 when a check found something.
 
-use std::process::ExitCode;
+use std::{io::Write as _, path::Path, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::Parser as _;
 use freehold_agent::{
-    config::{Command, CommandLine, EnrollArgs, LogFormat},
-    enroll,
+    config::{
+        Command, CommandLine, DEFAULT_KMSG, EnrollArgs, LogFormat, NvmlWorkerArgs, ProbeArgs,
+        ProbeOutput,
+    },
+    enroll, gpu, probe,
 };
 use tokio::runtime::{Builder, Runtime};
 use tracing_subscriber::EnvFilter;
 
+/// `probe` found something that keeps a GPU from being used or leased.
+const FOUND: u8 = 3;
+
 fn main() -> ExitCode {
     let line = CommandLine::parse();
+    if let Command::NvmlWorker(args) = &line.command {
+        return serve_nvml(args);
+    }
     start_logging(line.log_format);
     // Fails only when one is installed already, which is then the one in use.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let done = match line.command {
         Command::Enroll(args) => enroll_host(&args),
-        Command::Run(_) | Command::Probe(_) | Command::NvmlWorker(_) => {
-            Err(anyhow::anyhow!("this build has no NVML"))
+        Command::Probe(args) => probe_host(args),
+        Command::Run(_) | Command::NvmlWorker(_) => {
+            Err(anyhow::anyhow!("this build cannot serve a control plane"))
         }
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("freehold-agent: {error:#}");
             ExitCode::FAILURE
@@ -33,14 +43,39 @@ fn main() -> ExitCode {
     }
 }
 
-fn enroll_host(args: &EnrollArgs) -> anyhow::Result<()> {
+fn enroll_host(args: &EnrollArgs) -> anyhow::Result<ExitCode> {
     let host_id = runtime()?.block_on(enroll::enroll(args))?;
     println!("{host_id}");
     eprintln!(
         "This host is enrolled. Start it with: freehold-agent run --data-dir {}",
         args.data_dir.display()
     );
-    Ok(())
+    Ok(ExitCode::SUCCESS)
+}
+
+fn probe_host(args: ProbeArgs) -> anyhow::Result<ExitCode> {
+    let program = gpu::Program::own(args.nvml_lib);
+    let look = runtime()?.block_on(gpu::look(program, Path::new(DEFAULT_KMSG)))?;
+    let text = match args.output {
+        ProbeOutput::Table => probe::to_table(&look),
+        ProbeOutput::Json => format!("{}\n", probe::to_json(&look)),
+    };
+    let mut output = std::io::stdout().lock();
+    output.write_all(text.as_bytes()).context("stdout")?;
+    Ok(if look.findings.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(FOUND)
+    })
+}
+
+/// Runs before there are logs or a runtime: this process stays as small as NVML lets it.
+fn serve_nvml(args: &NvmlWorkerArgs) -> ExitCode {
+    match gpu::run_worker(args.nvml_lib.as_deref()) {
+        Ok(()) => ExitCode::SUCCESS,
+        // The parent is gone, and with it whoever could be told.
+        Err(_) => ExitCode::FAILURE,
+    }
 }
 
 /// Two threads: one may copy bytes while the other answers heartbeats. More would only cost memory.
