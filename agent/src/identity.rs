@@ -226,7 +226,7 @@ pub fn save_replicas(dir: &Path, addresses: &[String]) -> io::Result<()> {
 }
 
 /// Writes a file that either has its old content or all of the new, whatever happens; only its owner can read it.
-fn write_json(path: &Path, content: &impl Serialize) -> io::Result<()> {
+pub(crate) fn write_json(path: &Path, content: &impl Serialize) -> io::Result<()> {
     let fresh = path.with_extension("new");
     match fs::remove_file(&fresh) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
