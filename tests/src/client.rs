@@ -176,9 +176,19 @@ impl Client {
     }
 
     /// Waits until every instance is usable.
+    ///
+    /// # Panics
+    /// When the lease is over instead, or is not active within a minute.
     pub async fn wait_until_active(&self, id: &str) -> v1::Lease {
-        let is_active = |lease: &v1::Lease| lease.state() == v1::LeaseState::Active;
-        self.wait_for(id, "the lease is active", is_active).await
+        let is_decided = |lease: &v1::Lease| {
+            let state = lease.state();
+            assert!(
+                !matches!(state, v1::LeaseState::Failed | v1::LeaseState::Ended),
+                "the lease is not active: {lease:?}"
+            );
+            state == v1::LeaseState::Active
+        };
+        self.wait_for(id, "the lease is active", is_decided).await
     }
 
     /// Waits until access is off, the scrubs have ended and the last usage records are posted.

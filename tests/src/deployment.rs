@@ -244,15 +244,11 @@ impl Deployment {
         made.expect("a key").into_inner().secret
     }
 
-    /// Makes a token that enrols hosts into `sector_1`.
+    /// Makes a token that enrols hosts.
     ///
     /// # Panics
     /// When the control plane refuses.
-    pub async fn enrollment_token(&self, uses: i32) -> String {
-        let request = v1::CreateEnrollmentTokenRequest {
-            uses,
-            ..Default::default()
-        };
+    pub async fn enrollment_token(&self, request: v1::CreateEnrollmentTokenRequest) -> String {
         let mut hosts = self.operator().hosts();
         let made = hosts.create_enrollment_token(request).await;
         made.expect("a token").into_inner().secret
@@ -269,7 +265,19 @@ impl Deployment {
     /// # Panics
     /// When it does not come to that.
     pub async fn host(&self, name: &str) -> SimAgent {
-        let token = self.enrollment_token(1).await;
+        self.host_in(name, "").await
+    }
+
+    /// [`Self::host`] in a sector.
+    ///
+    /// # Panics
+    /// When it does not come to that.
+    pub async fn host_in(&self, name: &str, sector: &str) -> SimAgent {
+        let request = v1::CreateEnrollmentTokenRequest {
+            sector: sector.to_owned(),
+            ..Default::default()
+        };
+        let token = self.enrollment_token(request).await;
         let mut agent = SimAgent::enroll(&Enrollment {
             server: &self.replicas[0].server(),
             token: &token,

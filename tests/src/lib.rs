@@ -4,6 +4,7 @@
 pub mod client;
 pub mod command;
 pub mod deployment;
+pub mod invariants;
 pub mod ports;
 pub mod sim_agent;
 pub mod wait;

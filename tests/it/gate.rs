@@ -1,0 +1,6 @@
+//! Who may call what, and see whose things.
+
+mod calls;
+pub(crate) mod raw;
+mod sweep;
+mod tenants;

@@ -1,0 +1,6 @@
+//! Leases as tenants know them.
+
+mod life;
+mod repeated;
+mod several;
+mod windows;
