@@ -2,6 +2,7 @@
 
 pub mod ca;
 mod convert;
+pub mod gateway;
 mod model;
 pub mod rpc;
 mod service;

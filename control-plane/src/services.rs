@@ -88,12 +88,12 @@ pub(crate) async fn serve_agent(router: Router, connection: Connection, cancel: 
 
 /// Serves the SSH gateway.
 pub(crate) async fn serve_ssh(
-    _app: App,
-    _listener: TcpListener,
-    _tasks: TaskTracker,
+    app: App,
+    listener: TcpListener,
+    tasks: TaskTracker,
     cancel: CancellationToken,
 ) {
-    cancel.cancelled().await;
+    crate::access::gateway::serve(app, listener, tasks, cancel).await;
 }
 
 /// Starts the reconcilers.

@@ -19,6 +19,8 @@ const CLOCK_SKEW: TimeDelta = TimeDelta::minutes(5);
 /// Life of an instance's host certificate. Nothing renews it, so it outlives every lease; another instance's certificate is of no use to it, as its
 /// names are of its own.
 const HOST_LIFE: TimeDelta = TimeDelta::days(3650);
+/// Life of the gateway's certificate, which is made anew every day.
+const GATEWAY_LIFE: TimeDelta = TimeDelta::days(30);
 /// A line with a 16,384-bit RSA key and a comment is shorter.
 const MAX_KEY_LINE: usize = 8192;
 
@@ -104,6 +106,19 @@ pub(super) fn known_hosts(app: &App, lease: Option<&str>) -> Result<String> {
     }
     let key = line(app.pki.ssh_host_ca.public_key())?;
     Ok(format!("@cert-authority {} {key}", patterns.join(",")))
+}
+
+/// The gateway's own host certificate.
+pub(super) fn certify_gateway(app: &App, now: DateTime<Utc>) -> Result<Certificate> {
+    let names = model::gateway_names(&app.config);
+    let statement = Statement {
+        key: app.pki.ssh_gateway_key.public_key().key_data().clone(),
+        key_id: "freehold SSH gateway",
+        principals: &names,
+        valid_after: seconds(now - CLOCK_SKEW)?,
+        valid_before: seconds(now + GATEWAY_LIFE)?,
+    };
+    app.pki.ssh_host_ca.sign(statement).map_err(Error::internal)
 }
 
 /// Reads a line of OpenSSH's public key format.

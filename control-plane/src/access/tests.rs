@@ -2,7 +2,7 @@
 
 use chrono::{TimeDelta, Utc};
 use freehold_proto::{
-    id::{ApiKeyId, InstanceId, LeaseId},
+    id::{ApiKeyId, HostId, InstanceId, LeaseId},
     v1::{self, access_service_server::AccessService as _},
 };
 use russh::keys::{Certificate, PrivateKey, ssh_key::private::Ed25519Keypair};
@@ -19,7 +19,7 @@ use crate::{
 mod certificates;
 mod keys;
 
-fn request<T>(caller: &Caller, body: T) -> Request<T> {
+pub(super) fn request<T>(caller: &Caller, body: T) -> Request<T> {
     let mut request = Request::new(body);
     request.extensions_mut().insert(caller.clone());
     request
@@ -33,13 +33,13 @@ fn public_key() -> String {
 }
 
 /// A lease of one instance, which is placed on a host, for an hour from now.
-struct Leased {
-    lease: LeaseId,
-    instance: InstanceId,
-    host: freehold_proto::id::HostId,
+pub(super) struct Leased {
+    pub(super) lease: LeaseId,
+    pub(super) instance: InstanceId,
+    pub(super) host: HostId,
 }
 
-async fn lease(app: &App, tenant: &Caller, name: &str) -> Leased {
+pub(super) async fn lease(app: &App, tenant: &Caller, name: &str) -> Leased {
     let host = testing::host(app, "s").await;
     let (lease, instance) = (LeaseId::new(), InstanceId::new());
     sqlx::query(
