@@ -110,6 +110,21 @@ fn driver_parts() -> Vec<String> {
 }
 
 impl SimulatorFiles {
+    /// Where the simulator's library is, named or found as the linker would, and the scenario that it reads. `None`: there is no library.
+    #[must_use]
+    pub fn find(nvml_lib: Option<&Path>) -> Option<Self> {
+        let library = match nvml_lib {
+            Some(named) => std::path::absolute(named).ok()?,
+            None => search_library()?,
+        };
+        let scenario = std::env::var_os("FREEHOLD_NVML_SCENARIO").map(PathBuf::from);
+        let scenario = scenario.unwrap_or_else(|| PathBuf::from("/etc/freehold-sim/scenario.toml"));
+        Some(Self {
+            library,
+            scenario: std::path::absolute(scenario).ok()?,
+        })
+    }
+
     fn mounts(&self) -> Vec<Mount> {
         let mut mounts = vec![read_only(
             &self.library,
@@ -128,6 +143,15 @@ impl SimulatorFiles {
         });
         mounts
     }
+}
+
+fn search_library() -> Option<PathBuf> {
+    let told = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    let told = std::env::split_paths(&told).collect::<Vec<_>>().into_iter();
+    let usual = ["/usr/local/lib", LIBRARY_FOLDER, "/usr/lib64", "/usr/lib"].map(PathBuf::from);
+    told.chain(usual)
+        .map(|folder| folder.join("libnvidia-ml.so.1"))
+        .find(|file| file.exists())
 }
 
 /// A host's file or folder that an instance can read.

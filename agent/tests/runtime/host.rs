@@ -442,12 +442,20 @@ impl Host {
         id[id.len() - 5..].to_owned()
     }
 
-    fn remove_rules(&self) {
+    /// The agent's rules, as the kernel has them.
+    pub(crate) fn rules(&self) -> Vec<String> {
+        let rules = output(&["iptables", "-w", "-S"]);
+        let mark = self.mark();
+        let own = rules.lines().filter(|line| is_own(line, &mark));
+        own.map(str::to_owned).collect()
+    }
+
+    pub(crate) fn remove_rules(&self) {
         for (tool, pass) in [("iptables", "-A"), ("ip6tables", "-A"), ("iptables", "-N")] {
             let rules = run(&[tool, "-w", "-S"]);
             let rules = String::from_utf8_lossy(&rules.stdout).into_owned();
             let mark = self.mark();
-            for rule in rules.lines().filter(|line| line.contains(&mark)) {
+            for rule in rules.lines().filter(|line| is_own(line, &mark)) {
                 if let Some(rest) = rule.strip_prefix(pass) {
                     let action = if pass == "-A" { "-D" } else { "-X" };
                     let mut words = vec![tool, "-w", action];
@@ -457,4 +465,9 @@ impl Host {
             }
         }
     }
+}
+
+/// Whether a rule is an agent's. The engine's own ones name single interfaces.
+fn is_own(rule: &str, mark: &str) -> bool {
+    rule.contains(mark) && (rule.contains("FREEHOLD-") || rule.contains(&format!("{mark}+")))
 }
