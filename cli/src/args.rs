@@ -209,4 +209,32 @@ mod tests {
             .expect("parses");
         assert_eq!(cli.global.output, Format::Table);
     }
+
+    /// What the documents tell people to type is understood: lines of code that begin with `freehold`, up to a comment, a pipe or `>`.
+    #[test]
+    fn the_commands_of_the_documents_parse() {
+        let documents = [
+            include_str!("../../README.md"),
+            include_str!("../../docs/guides/user.md"),
+            include_str!("../../docs/guides/operator.md"),
+        ];
+        let mut commands = 0;
+        for line in documents.iter().flat_map(|document| document.lines()) {
+            let command = line
+                .split(['#', '|', '>'])
+                .next()
+                .unwrap_or_default()
+                .trim();
+            if !command.starts_with("freehold ") || command.contains("…") {
+                continue;
+            }
+            let words = command
+                .split_whitespace()
+                .map(|word| word.trim_matches('\''));
+            let parsed = Cli::try_parse_from(words);
+            assert!(parsed.is_ok(), "{line}\n{}", parsed.unwrap_err());
+            commands += 1;
+        }
+        assert!(commands > 30, "{commands} commands were found");
+    }
 }
