@@ -279,11 +279,14 @@ create table lease (
     end_cause text check (end_cause in ('tenant', 'operator', 'window', 'failure')),
     ended_at timestamptz,
     settled_at timestamptz,
+    -- When time alone changes what is owed for it. Null: not before its availability changes.
+    meter_due_at timestamptz,
     foreign key (project_id, organization_id) references project (id, organization_id)
 );
 create unique index lease_name on lease (project_id, name) where state not in ('ended', 'failed');
 create index lease_by_organization on lease (organization_id, id);
 create index lease_unsettled on lease (id) where settled_at is null;
+create index lease_meter_due on lease (meter_due_at) where meter_due_at is not null;
 
 create table lease_ssh_key (
     lease_id uuid not null references lease,
@@ -341,6 +344,7 @@ create table instance (
 );
 create index instance_by_host on instance (host_id) where recorded <> 'ended';
 create index instance_live on instance (id) where recorded <> 'ended';
+create index instance_meter_open on instance (lease_id) where meter_closed_at is null and recorded in ('ending', 'ended');
 
 -- Every host an instance has been placed on.
 create table incarnation (
@@ -411,10 +415,14 @@ create table availability (
     fault_party text not null check (fault_party in ('none', 'provider', 'tenant')),
     evidence text not null,
     created_at timestamptz not null default now(),
-    replaced_at timestamptz
+    replaced_at timestamptz,
+    -- The end up to which the meter has taken it in (infinite while it goes on). Null: not at all.
+    metered_to timestamptz
 );
 create unique index availability_open on availability (instance_id) where to_at is null and replaced_at is null;
 create index availability_by_instance on availability (instance_id, from_at) where replaced_at is null;
+create index availability_unmetered on availability (instance_id)
+    where replaced_at is null and metered_to is distinct from coalesce(to_at, 'infinity'::timestamptz);
 
 create table usage_record (
     id uuid primary key,
@@ -447,9 +455,9 @@ create table usage_record (
 -- One record and one reversal of a revision.
 create unique index usage_record_key
     on usage_record (instance_id, meter, period_start, revision, (reverses_id is not null));
-create index usage_record_by_period on usage_record (period_start);
-create index usage_record_by_organization on usage_record (organization_id, period_start);
-create index usage_record_by_lease on usage_record (lease_id, period_start);
+create index usage_record_by_period on usage_record (period_start, id);
+create index usage_record_by_organization on usage_record (organization_id, period_start, id);
+create index usage_record_by_lease on usage_record (lease_id, period_start, id);
 
 create table ledger_account (
     id uuid primary key,

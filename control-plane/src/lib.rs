@@ -6,6 +6,7 @@ pub mod access;
 pub mod app;
 pub mod audit;
 pub mod background;
+pub mod billing;
 mod bootstrap;
 pub mod catalog;
 pub mod cluster;

@@ -17,8 +17,9 @@ use crate::{
     app::App,
     audit::rpc::AuditRpc,
     background::reconcile,
+    billing::{self, rpc::BillingRpc},
     catalog::rpc::CatalogRpc,
-    database::request_id,
+    database::{Signal, request_id},
     gate::GateLayer,
     hosts::{self, EnrollmentRpc, HostRpc, LinkRpc},
     leases::{self, rpc::LeaseRpc},
@@ -45,6 +46,7 @@ pub(crate) fn public(app: &App) -> Router {
         agent_v1::enrollment_service_server::EnrollmentServiceServer<_> => EnrollmentRpc::new(app.clone()),
         v1::host_service_server::HostServiceServer<_> => HostRpc::new(app.clone()),
         v1::audit_service_server::AuditServiceServer<_> => AuditRpc::new(app.clone()),
+        v1::billing_service_server::BillingServiceServer<_> => BillingRpc::new(app.clone()),
         v1::catalog_service_server::CatalogServiceServer<_> => CatalogRpc::new(app.clone()),
         v1::access_service_server::AccessServiceServer<_> => AccessRpc::new(app.clone()),
         v1::lease_service_server::LeaseServiceServer<_> => LeaseRpc::new(app.clone()),
@@ -107,5 +109,13 @@ pub(crate) fn spawn_reconcilers(app: &App, tasks: &TaskTracker, cancel: &Cancell
         |_| false,
         cancel.clone(),
         |app| async move { request_id::forget_old(&app.pool).await.map(|_| ()) },
+    ));
+    tasks.spawn(reconcile(
+        app.clone(),
+        "meter",
+        app.config.limits.reconcile_interval,
+        |signal| *signal == Signal::Meter,
+        cancel.clone(),
+        billing::reconcile::post_due,
     ));
 }

@@ -1,0 +1,141 @@
+//! `BillingService`: translation only.
+
+use std::collections::BTreeMap;
+
+use freehold_proto::{
+    id::{InstanceId, LeaseId, LedgerTransactionId, OrganizationId, ProjectId, SegmentId, UsageId},
+    v1::{self, billing_service_server::BillingService},
+};
+use tonic::{Request, Response, Status};
+
+use super::{
+    model::{GroupBy, ReportPage},
+    service::{self, Asked, Report},
+    store::UsageRow,
+};
+use crate::{
+    app::App,
+    catalog::convert::stored_rounding,
+    gate::Caller,
+    page::{Page, parse_time, timestamp},
+};
+
+/// Serves `BillingService`.
+pub struct BillingRpc {
+    app: App,
+}
+
+impl BillingRpc {
+    /// On these parts.
+    #[must_use]
+    pub fn new(app: App) -> Self {
+        Self { app }
+    }
+}
+
+#[tonic::async_trait]
+impl BillingService for BillingRpc {
+    async fn get_report(
+        &self,
+        request: Request<v1::GetReportRequest>,
+    ) -> Result<Response<v1::GetReportResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let body = request.get_ref();
+        let asked = Asked {
+            from: parse_time("from_time", body.from_time.as_ref())?,
+            to: parse_time("to_time", body.to_time.as_ref())?,
+            group_by: GroupBy::parse(&body.group_by)?,
+            organization: &body.organization,
+            project: &body.project,
+            page: ReportPage::parse(body.page_size, &body.page_token)?,
+        };
+        let report = service::get_report(&self.app, &caller, asked).await?;
+        Ok(Response::new(report.into()))
+    }
+
+    async fn list_usage_records(
+        &self,
+        request: Request<v1::ListUsageRecordsRequest>,
+    ) -> Result<Response<v1::ListUsageRecordsResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let body = request.get_ref();
+        let page = Page::parse(body.page_size, &body.page_token)?;
+        let within = (
+            body.organization.as_str(),
+            body.project.as_str(),
+            body.lease.as_str(),
+        );
+        let (rows, next_page_token) = service::list_usage(&self.app, &caller, within, page).await?;
+        Ok(Response::new(v1::ListUsageRecordsResponse {
+            usage_records: rows.into_iter().map(Into::into).collect(),
+            next_page_token,
+        }))
+    }
+}
+
+impl From<Report> for v1::GetReportResponse {
+    fn from(report: Report) -> Self {
+        let group_by = report.group_by.as_text();
+        Self {
+            rows: report
+                .lines
+                .into_iter()
+                .map(|line| v1::ReportRow {
+                    group_by: group_by.clone(),
+                    group: line.group,
+                    group_name: line.group_name,
+                    usage_records: line.usage_records,
+                    usable_gpu_seconds: line.usable_gpu_seconds,
+                    billed_gpu_seconds: line.billed_gpu_seconds,
+                    amount_micros: line.amount_micros,
+                    currency: line.currency,
+                })
+                .collect(),
+            next_page_token: report.next_page_token,
+            totals: report
+                .totals
+                .into_iter()
+                .map(|total| v1::Money {
+                    micros: total.amount_micros,
+                    currency: total.currency,
+                })
+                .collect(),
+            from_time: Some(timestamp(report.from)),
+            to_time: Some(timestamp(report.to)),
+        }
+    }
+}
+
+impl From<UsageRow> for v1::UsageRecord {
+    fn from(row: UsageRow) -> Self {
+        Self {
+            id: UsageId::from(row.id).to_string(),
+            organization_id: OrganizationId::from(row.organization_id).to_string(),
+            project_id: ProjectId::from(row.project_id).to_string(),
+            lease_id: LeaseId::from(row.lease_id).to_string(),
+            instance_id: InstanceId::from(row.instance_id).to_string(),
+            segment_id: SegmentId::from(row.segment_id).to_string(),
+            instance_type: row.instance_type,
+            meter: row.meter,
+            period_start: Some(timestamp(row.period_start)),
+            period_end: Some(timestamp(row.period_end)),
+            revision: row.revision,
+            reverses_id: row
+                .reverses_id
+                .map(|id| UsageId::from(id).to_string())
+                .unwrap_or_default(),
+            usable_seconds: row.usable_seconds,
+            billed_seconds: row.billed_seconds,
+            gpu_count: row.gpu_count,
+            price_micros: row.price_micros,
+            rounding: stored_rounding(&row.rounding).into(),
+            cut_by_provider: row.cut_by_provider,
+            amount_micros: row.amount_micros,
+            currency: row.currency,
+            labels: serde_json::from_value::<BTreeMap<String, String>>(row.labels)
+                .unwrap_or_default(),
+            post_time: Some(timestamp(row.posted_at)),
+            ledger_transaction_id: LedgerTransactionId::from(row.ledger_transaction_id).to_string(),
+        }
+    }
+}
