@@ -6,13 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use freehold_proto::id::{HostId, InstanceId};
-use tokio::io::AsyncReadExt as _;
+use freehold_proto::id::InstanceId;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::{execute, snapshot::View};
 use crate::{
+    access::gateway::{self, ProbeError},
     app::App,
     error::Result,
     leases::model::{
@@ -21,9 +21,6 @@ use crate::{
         instance::Recorded,
     },
 };
-
-/// A login that takes longer did not work.
-const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Tries of one proof: an sshd that has just begun to listen may refuse the first.
 const TRIES: u32 = 3;
@@ -111,39 +108,6 @@ impl Proofs {
     }
 }
 
-/// Why a login did not work.
-#[derive(Debug, thiserror::Error)]
-enum ProbeError {
-    /// No bytes came from the instance.
-    #[error("{0}")]
-    Unreachable(String),
-    /// Something answered, and it was no sshd that lets us in.
-    #[error("{0}")]
-    Refused(String),
-}
-
-async fn login(
-    app: &App,
-    host: HostId,
-    instance: InstanceId,
-) -> std::result::Result<(), ProbeError> {
-    let unreachable = |error: std::io::Error| ProbeError::Unreachable(error.to_string());
-    let mut stream = app
-        .links
-        .open_ssh(host, instance)
-        .await
-        .map_err(unreachable)?;
-    let mut banner = [0; 4];
-    stream.read_exact(&mut banner).await.map_err(unreachable)?;
-    if banner == *b"SSH-" {
-        Ok(())
-    } else {
-        Err(ProbeError::Refused(
-            "what answers on port 22 does not speak SSH".to_owned(),
-        ))
-    }
-}
-
 async fn try_login(app: &App, view: &View) -> std::result::Result<(), ProbeError> {
     let Some(host) = view.host else {
         return Err(ProbeError::Unreachable("it has no host".to_owned()));
@@ -151,17 +115,9 @@ async fn try_login(app: &App, view: &View) -> std::result::Result<(), ProbeError
     let mut pause = Duration::from_millis(50);
     let mut tried = 0;
     loop {
-        let login = login(app, host, view.instance);
-        let result = tokio::time::timeout(TIMEOUT, login)
-            .await
-            .unwrap_or_else(|_| {
-                Err(ProbeError::Unreachable(format!(
-                    "no answer within {} s",
-                    TIMEOUT.as_secs()
-                )))
-            });
+        let login = gateway::login_probe(app, host, view.instance, view.lease, view.ordinal);
         tried += 1;
-        match result {
+        match login.await {
             Err(_) if tried < TRIES => tokio::time::sleep(pause).await,
             result => return result,
         }
