@@ -4,6 +4,7 @@ mod convert;
 mod heard;
 mod link;
 pub mod links;
+pub(crate) mod metrics;
 mod model;
 pub mod quarantine;
 mod reconcile;
@@ -14,5 +15,6 @@ mod store;
 mod tests;
 
 pub use link::LinkRpc;
+pub(crate) use link::serve_reversed;
 pub(crate) use reconcile::spawn_reconcilers;
 pub use rpc::{EnrollmentRpc, HostRpc};

@@ -13,5 +13,5 @@ pub mod rpc;
 mod service;
 pub mod store;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod watch;

@@ -11,6 +11,7 @@ use prometheus_client::{
 use crate::{
     app::App,
     error::{Error, Result},
+    hosts,
     leases::model::instance::Recorded,
 };
 
@@ -65,6 +66,7 @@ pub(crate) async fn render(app: &App) -> Result<String> {
         instances.get_or_create(&label).set(row.count);
         oldest.get_or_create(&label).set(row.oldest);
     }
+    hosts::metrics::register(app, &mut registry).await?;
     let mut text = String::new();
     encode(&mut text, &registry)
         .map_err(|_| Error::internal(anyhow::anyhow!("metrics cannot be encoded")))?;

@@ -228,13 +228,16 @@ fn spawn_listeners(
         cancel.clone(),
         move |connection, cancel| listeners::accept::serve_http(connection, public.clone(), cancel),
     ));
-    let agent = services::agent(app);
+    let agent = (app.clone(), services::agent(app));
     tasks.spawn(listeners::accept::accept(
         sockets.agent,
         agent_tls,
         tasks.clone(),
         cancel.clone(),
-        move |connection, cancel| services::serve_agent(agent.clone(), connection, cancel),
+        move |connection, cancel| {
+            let (app, router) = agent.clone();
+            services::serve_agent(app, router, connection, cancel)
+        },
     ));
     tasks.spawn(listeners::serve_admin(
         app.clone(),

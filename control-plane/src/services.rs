@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::Router;
 use freehold_proto::{
-    FILE_DESCRIPTOR_SET,
+    FILE_DESCRIPTOR_SET, REVERSE_ALPN,
     agent_v1::{self, link_service_server::LinkServiceServer},
     v1,
 };
@@ -83,9 +83,18 @@ pub(crate) fn agent(app: &App) -> Router {
     routes.routes().into_axum_router()
 }
 
-/// Serves one connection of an agent.
-pub(crate) async fn serve_agent(router: Router, connection: Connection, cancel: CancellationToken) {
-    crate::listeners::accept::serve_http(connection, router, cancel).await;
+/// Serves one connection of an agent: its calls, or, when it dialled back, the byte streams to what runs on its host.
+pub(crate) async fn serve_agent(
+    app: App,
+    router: Router,
+    connection: Connection,
+    cancel: CancellationToken,
+) {
+    if connection.protocol() == Some(REVERSE_ALPN) {
+        hosts::serve_reversed(app, connection, cancel).await;
+    } else {
+        crate::listeners::accept::serve_http(connection, router, cancel).await;
+    }
 }
 
 /// Serves the SSH gateway.

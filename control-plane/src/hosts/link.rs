@@ -15,13 +15,14 @@ use freehold_proto::{
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{links, service, store::certificate};
 use crate::{
     app::App,
     error::{Error, Result as Outcome},
-    listeners::PeerCertificate,
+    listeners::{Connection, PeerCertificate},
 };
 
 /// Serves `LinkService` on the agent listener.
@@ -62,6 +63,18 @@ pub(super) async fn admit(app: &App, certificate: Option<&PeerCertificate>) -> O
         host: certificate::admit(known)?,
         serial,
     })
+}
+
+/// Serves a connection that an agent dialled back: the replica is the client on it.
+pub(crate) async fn serve_reversed(app: App, connection: Connection, cancel: CancellationToken) {
+    match admit(&app, connection.certificate.as_ref()).await {
+        Ok(agent) => {
+            app.links
+                .serve_reversed(agent.host, connection, cancel)
+                .await;
+        }
+        Err(error) => tracing::warn!(%error, "a reversed connection is refused"),
+    }
 }
 
 async fn agent_of<T>(app: &App, request: &Request<T>) -> Outcome<Agent> {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use freehold_proto::{
-    agent_v1::{AttachResponse, Replicas, attach_response::Message},
+    agent_v1::{AttachResponse, Dial, Replicas, attach_response::Message},
     id::{HostId, InstanceId},
 };
 use tokio::{
@@ -16,7 +16,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+mod reversed;
+
 use super::heard::Heard;
+use crate::listeners::Connection;
+use reversed::Reversed;
 
 /// Orders that may wait for a slow agent. More would only hide that it is stuck: orders are repeated by the reconcilers anyway.
 pub const BACKLOG: usize = 256;
@@ -36,6 +40,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> ByteStream for T {}
 pub struct Links {
     streams: Arc<Mutex<HashMap<HostId, Entry>>>,
     heard: Arc<Heard>,
+    reversed: Arc<Reversed>,
     /// The replicas' addresses, as agents were last told.
     told: Arc<Mutex<Vec<String>>>,
 }
@@ -143,6 +148,8 @@ impl Links {
     pub(super) fn cut(&self, host: HostId, session: u64, why: Status) {
         if let Some(entry) = self.take(host, session) {
             let _ = entry.sender.try_send(Err(why));
+            // Dialled with the same certificate.
+            self.reversed.forget(host);
         }
     }
 
@@ -205,10 +212,26 @@ impl Links {
         host: HostId,
         instance: InstanceId,
     ) -> std::io::Result<Box<dyn ByteStream>> {
-        let _ = (host, instance);
-        Err(std::io::Error::new(
-            std::io::ErrorKind::NotConnected,
-            NotConnected,
-        ))
+        let session = || self.held_of(host).map(|held| held.session);
+        let dial = || {
+            let dial_id = uuid::Uuid::now_v7().to_string();
+            self.send(host, Message::Dial(Dial { dial_id }))
+                .map_err(|error| std::io::Error::new(std::io::ErrorKind::NotConnected, error))
+        };
+        let opening = self.reversed.open_ssh(host, instance, session, dial);
+        Ok(Box::new(opening.await?))
+    }
+
+    /// Serves a connection that an agent dialled back, until it ends.
+    pub(super) async fn serve_reversed(
+        &self,
+        host: HostId,
+        connection: Connection,
+        cancel: CancellationToken,
+    ) {
+        let served = self.reversed.accept(host, connection.stream, cancel).await;
+        if let Err(error) = served {
+            tracing::debug!(host.id = %host, %error, "a reversed connection ended");
+        }
     }
 }

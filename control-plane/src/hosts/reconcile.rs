@@ -9,7 +9,10 @@ use uuid::Uuid;
 use super::{
     link,
     links::Held,
-    store::session::{self, Session},
+    store::{
+        finding,
+        session::{self, Session},
+    },
 };
 use crate::{
     app::App,
@@ -24,6 +27,9 @@ const WRITE_DOWN: Duration = Duration::from_secs(1);
 
 /// How often the sessions are compared with what is written down of them.
 const LOOK_AFTER: Duration = Duration::from_secs(5);
+
+/// How often silence is looked for.
+const NOTICE: Duration = Duration::from_secs(1);
 
 /// How often every certificate is looked at; a signal has one host's looked at at once.
 const CHECK_ALL: Duration = Duration::from_secs(30);
@@ -46,6 +52,22 @@ pub(crate) fn spawn_reconcilers(app: &App, tasks: &TaskTracker, cancel: &Cancell
         never,
         cancel.clone(),
         |app| async move { look_after_sessions(&app).await },
+    ));
+    tasks.spawn(reconcile(
+        app.clone(),
+        "hosts-unfit",
+        app.config.limits.reconcile_interval,
+        |signal| matches!(signal, Signal::Host(_)),
+        cancel.clone(),
+        |app| async move { quarantine_unfit(&app).await },
+    ));
+    tasks.spawn(reconcile(
+        app.clone(),
+        "hosts-silent",
+        NOTICE,
+        never,
+        cancel.clone(),
+        |app| async move { notice_silence(&app).await },
     ));
     tasks.spawn(check_certificates(app.clone(), cancel.clone()));
 }
@@ -165,4 +187,19 @@ pub(super) async fn cut_refused(app: &App, held: Vec<Held>) -> Result<()> {
         app.links.cut(held.host, held.session, why.into());
     }
     Ok(())
+}
+
+/// Quarantines hosts that could be leased but for a finding. One that is leased, or being scrubbed, has its gate before it.
+pub(super) async fn quarantine_unfit(app: &App) -> Result<()> {
+    let unfit = finding::unfit_hosts(&mut *app.pool.acquire().await?).await?;
+    for host in unfit {
+        finding::quarantine_unfit(&app.pool, host).await?;
+    }
+    Ok(())
+}
+
+/// Says of hosts that fell silent that something changed, so that their leases are looked at.
+pub(super) async fn notice_silence(app: &App) -> Result<()> {
+    let timeout = app.config.limits.host_timeout.as_secs_f64();
+    finding::notify_silent(&mut *app.pool.acquire().await?, timeout).await
 }

@@ -35,6 +35,8 @@ use crate::{app::App, cluster, error::Result, gate::Caller, listeners, services,
 
 mod enrolment;
 mod linking;
+mod operating;
+mod reaching;
 
 const LOCAL: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
@@ -53,13 +55,16 @@ async fn serve_agents(app: &App) -> String {
         .await
         .unwrap();
     let (tls, _) = listeners::agent_tls(&app.config, &app.pki).unwrap();
-    let router = services::agent(app);
+    let (router, app) = (services::agent(app), app.clone());
+    let shutdown = app.shutdown.clone();
     tokio::spawn(listeners::accept::accept(
         listener,
         tls,
         TaskTracker::new(),
-        app.shutdown.clone(),
-        move |connection, cancel| services::serve_agent(router.clone(), connection, cancel),
+        shutdown,
+        move |connection, cancel| {
+            services::serve_agent(app.clone(), router.clone(), connection, cancel)
+        },
     ));
     address
 }

@@ -32,7 +32,7 @@ fn asked() -> Asked {
     }
 }
 
-async fn create(app: &App, caller: &Caller, asked: Asked) -> Result<LeaseRecord> {
+pub(crate) async fn create(app: &App, caller: &Caller, asked: Asked) -> Result<LeaseRecord> {
     service::create_lease(app, caller, ("", ""), asked, None).await
 }
 

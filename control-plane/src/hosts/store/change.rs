@@ -75,7 +75,7 @@ pub(in crate::hosts) async fn apply(
             entry
         }
         Change::Remove => {
-            refuse_while_booked(&mut tx, id, &locked.name).await?;
+            refuse_while_leased(&mut tx, id, &locked.name).await?;
             remove(&mut tx, id).await?;
             entry
         }
@@ -139,24 +139,28 @@ async fn release(connection: &mut PgConnection, host: HostId) -> Result<()> {
     Ok(())
 }
 
-/// Refuses while something of a lease is on the host or booked on it.
-async fn refuse_while_booked(
+/// Refuses while something of a lease is on the host, or is being cleaned away. What is only booked is placed elsewhere.
+async fn refuse_while_leased(
     connection: &mut PgConnection,
     host: HostId,
     name: &str,
 ) -> Result<()> {
-    let booked = sqlx::query_scalar!(
-        "select lease_id from instance where host_id = $1 and recorded <> 'ended' order by recorded = 'placed', id limit 1",
+    let lease = sqlx::query_scalar!(
+        "select i.lease_id from instance i where i.host_id = $1 and (i.recorded in ('provisioning', 'usable', 'impaired', 'ending')
+             or exists (select 1 from scrub s join host h on h.id = s.host_id
+                 where s.instance_id = i.id and s.host_id = $1 and s.result is null and h.quarantine_reason is null))
+         limit 1",
         host.uuid()
     )
     .fetch_optional(connection)
     .await?;
-    match booked {
+    match lease {
         None => Ok(()),
         Some(lease) => Err(refuse(
             "HOST_LEASED",
             format!(
-                "the host `{name}` has {}; cordon it and wait for the lease's end, or end it (`freehold lease end`)",
+                "the host `{name}` has something of {} on it; cordon it and wait for the lease's end, or end it (`freehold lease end`), \
+                 and wait for its scrub",
                 LeaseId::from(lease)
             ),
         )),

@@ -5,10 +5,15 @@ use std::collections::BTreeMap;
 use freehold_proto::id::HostId;
 use sqlx::{PgConnection, PgPool};
 
-use super::session::{self, Session};
+use super::{
+    certificate::lock_host,
+    host::load_findings,
+    session::{self, Session},
+};
 use crate::{
     database::{Signal, notify},
     error::Result,
+    hosts::{model::state::preventing, quarantine::quarantine},
 };
 
 /// The check behind findings that the control plane makes itself, from the inventory; agents' reports leave them alone.
@@ -127,5 +132,58 @@ async fn clear_found(
     )
     .execute(connection)
     .await?;
+    Ok(())
+}
+
+/// Hosts that would be free but for a finding.
+pub(in crate::hosts) async fn unfit_hosts(connection: &mut PgConnection) -> Result<Vec<HostId>> {
+    let hosts = sqlx::query_scalar!(
+        "select h.id from host h where h.clean and h.quarantine_reason is null and h.removed_at is null
+             and exists (select 1 from host_finding f where f.host_id = h.id and f.prevents_allocation)
+             and not exists (select 1 from instance i where i.host_id = h.id
+                 and i.recorded in ('provisioning', 'usable', 'impaired', 'ending'))
+         order by h.id limit 100"
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(hosts.into_iter().map(HostId::from).collect())
+}
+
+/// Quarantines a host for its findings, if it is still free and they still stand.
+pub(in crate::hosts) async fn quarantine_unfit(pool: &PgPool, host: HostId) -> Result<()> {
+    let mut tx = pool.begin().await?;
+    lock_host(&mut tx, host).await?;
+    let still = sqlx::query_scalar!(
+        r#"select h.clean and not exists (select 1 from instance i where i.host_id = h.id
+               and i.recorded in ('provisioning', 'usable', 'impaired', 'ending')) as "free!" from host h where h.id = $1"#,
+        host.uuid()
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    let findings = load_findings(&mut tx, &[host.uuid()]).await?;
+    let noticed = findings.into_values().next().unwrap_or_default();
+    if let Some(reason) = preventing(&noticed).filter(|_| still) {
+        quarantine(&mut tx, host, &reason).await?;
+    }
+    tx.commit().await?;
+    Ok(())
+}
+
+/// Signals the hosts whose silence became too long within the last three seconds: a pass a second notices each, and a pass that failed does
+/// no harm.
+pub(in crate::hosts) async fn notify_silent(
+    connection: &mut PgConnection,
+    timeout_seconds: f64,
+) -> Result<()> {
+    let silent = sqlx::query_scalar!(
+        "select id from host where removed_at is null
+             and last_seen_at <= now() - make_interval(secs => $1) and last_seen_at > now() - make_interval(secs => $1 + 3)",
+        timeout_seconds
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    for host in silent {
+        notify(connection, &Signal::Host(host)).await?;
+    }
     Ok(())
 }

@@ -203,7 +203,7 @@ fn facts(row: &HostRow, timeout_seconds: i64, findings: Vec<Noticed>) -> Facts {
     }
 }
 
-async fn load_findings(
+pub(super) async fn load_findings(
     connection: &mut PgConnection,
     hosts: &[Uuid],
 ) -> Result<HashMap<Uuid, Vec<Noticed>>> {
