@@ -4,6 +4,7 @@
 pub mod clock;
 mod command;
 pub mod config;
+pub mod daemon;
 pub mod enroll;
 pub mod facts;
 pub mod gpu;

@@ -2,18 +2,26 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong command line; `probe` ends with 3 when a check found something.
 
-use std::{io::Write as _, path::Path, process::ExitCode};
+use std::{
+    io::{IsTerminal as _, Write as _},
+    path::Path,
+    process::ExitCode,
+};
 
 use anyhow::Context as _;
 use clap::Parser as _;
 use freehold_agent::{
     config::{
         Command, CommandLine, DEFAULT_KMSG, EnrollArgs, LogFormat, NvmlWorkerArgs, ProbeArgs,
-        ProbeOutput,
+        ProbeOutput, RunArgs,
     },
-    enroll, gpu, probe,
+    daemon, enroll, gpu, probe,
 };
-use tokio::runtime::{Builder, Runtime};
+use tokio::{
+    runtime::{Builder, Runtime},
+    signal::unix::{SignalKind, signal},
+};
+use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 /// `probe` found something that keeps a GPU from being used or leased.
@@ -22,6 +30,7 @@ const FOUND: u8 = 3;
 fn main() -> ExitCode {
     let line = CommandLine::parse();
     if let Command::NvmlWorker(args) = &line.command {
+        // Before there are logs or a runtime: this process stays as small as NVML lets it.
         return serve_nvml(args);
     }
     start_logging(line.log_format);
@@ -30,9 +39,8 @@ fn main() -> ExitCode {
     let done = match line.command {
         Command::Enroll(args) => enroll_host(&args),
         Command::Probe(args) => probe_host(args),
-        Command::Run(_) | Command::NvmlWorker(_) => {
-            Err(anyhow::anyhow!("this build cannot serve a control plane"))
-        }
+        Command::Run(args) => serve(args),
+        Command::NvmlWorker(args) => Ok(serve_nvml(&args)),
     };
     match done {
         Ok(code) => code,
@@ -53,6 +61,27 @@ fn enroll_host(args: &EnrollArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn serve(args: RunArgs) -> anyhow::Result<ExitCode> {
+    let runtime = runtime()?;
+    let served = runtime.block_on(async {
+        let cancel = CancellationToken::new();
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let told = cancel.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            told.cancel();
+        });
+        anyhow::Ok(daemon::run(args, cancel).await?)
+    });
+    // A thread that waits for a disk must not hold the end up.
+    runtime.shutdown_background();
+    served.map(|()| ExitCode::SUCCESS)
+}
+
 fn probe_host(args: ProbeArgs) -> anyhow::Result<ExitCode> {
     let program = gpu::Program::own(args.nvml_lib);
     let look = runtime()?.block_on(gpu::look(program, Path::new(DEFAULT_KMSG)))?;
@@ -69,7 +98,6 @@ fn probe_host(args: ProbeArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Runs before there are logs or a runtime: this process stays as small as NVML lets it.
 fn serve_nvml(args: &NvmlWorkerArgs) -> ExitCode {
     match gpu::run_worker(args.nvml_lib.as_deref()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -93,6 +121,7 @@ fn start_logging(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => logs.init(),

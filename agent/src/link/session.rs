@@ -34,7 +34,11 @@ use super::{
     orders::{Order, Received},
     telemetry::Outlet,
 };
-use crate::{identity::tls, model::Event, tunnel};
+use crate::{
+    identity::tls,
+    model::{Event, GpuInventory},
+    tunnel,
+};
 
 /// How long the control plane may take for its hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
@@ -72,6 +76,8 @@ pub(super) enum SessionEnd {
     Protocol(i32),
     #[error("the stream does not take what happens fast enough")]
     Behind,
+    #[error("the GPUs are other ones now; the next hello says which")]
+    Changed,
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
@@ -111,6 +117,8 @@ struct Session {
     incoming: Streaming<AttachResponse>,
     events: broadcast::Receiver<Event>,
     heartbeat_every: Duration,
+    /// What the hello said.
+    inventory: GpuInventory,
     /// Keeps the replica listed as one that can be asked.
     _connected: super::replicas::Connected,
 }
@@ -124,7 +132,8 @@ impl Session {
         let events = shared.events.subscribe();
         let (urgent, urgent_sent) = mpsc::channel(URGENT_BACKLOG);
         let (bulk, bulk_sent) = mpsc::channel(BULK_BACKLOG);
-        let _ = urgent.try_send(Outgoing::Hello(hello(shared)));
+        let inventory = shared.gpus.inventory();
+        let _ = urgent.try_send(Outgoing::Hello(hello(shared, &inventory)));
         let outgoing = Outbox {
             urgent: urgent_sent,
             bulk: bulk_sent,
@@ -153,6 +162,7 @@ impl Session {
             incoming,
             events,
             heartbeat_every: Duration::from_secs(5),
+            inventory,
             _connected: shared.replicas.add(address, channel),
         };
         tracing::info!(
@@ -248,6 +258,9 @@ impl Session {
                     Err(status) => return SessionEnd::Refused(status),
                 },
                 _ = heartbeats.tick() => {
+                    if self.shared.gpus.inventory() != self.inventory {
+                        return SessionEnd::Changed;
+                    }
                     let monotonic_ms = self.shared.clock.monotonic_ms();
                     let beat = Outgoing::Heartbeat(Heartbeat { monotonic_ms });
                     // No room: the stream is stuck, and the silence that follows ends it.
@@ -327,8 +340,7 @@ fn message_of(event: &Event) -> Outgoing {
     }
 }
 
-fn hello(shared: &Shared) -> AgentHello {
-    let gpus = shared.gpus.inventory();
+fn hello(shared: &Shared, gpus: &GpuInventory) -> AgentHello {
     AgentHello {
         protocol_min: LINK_PROTOCOL,
         protocol_max: LINK_PROTOCOL,
@@ -341,8 +353,8 @@ fn hello(shared: &Shared) -> AgentHello {
             vcpus: convert::signed(shared.facts.vcpus),
             memory_bytes: convert::long(shared.facts.memory_bytes),
             scratch_bytes: convert::long(shared.facts.scratch_bytes),
-            driver_version: gpus.driver_version,
-            cuda_version: gpus.cuda_version,
+            driver_version: gpus.driver_version.clone(),
+            cuda_version: gpus.cuda_version.clone(),
             simulated: gpus.simulated,
         }),
         instances: shared

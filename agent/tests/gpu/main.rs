@@ -1,5 +1,6 @@
 //! The agent's GPU part, with its worker process, on the simulator's library.
 
+mod daemon;
 mod faults;
 mod gate;
 mod inventory;

@@ -505,3 +505,23 @@ async fn another_protocol_version_is_not_spoken() {
     assert!(host.instances.asked().is_empty());
     host.stop().await;
 }
+
+#[tokio::test]
+async fn gpus_that_are_found_later_are_told_in_a_new_hello() {
+    let (dir, identity, mut replica) = enrolment().await;
+    let host = Host::enrolled(dir.path(), &identity, &[&replica.address]);
+    let late = {
+        let mut inventory = host.gpus.inventory.lock().expect("not poisoned");
+        std::mem::take(&mut *inventory)
+    };
+    drop(replica.welcomed().await);
+    let mut session = replica.attached().await;
+    let gpus = |hello: AgentHello| hello.inventory.map_or(0, |inventory| inventory.gpus.len());
+    assert_eq!(gpus(first_hello(&mut session).await), 0);
+    session
+        .send(ToAgent::Hello(hello(&[&replica.address])))
+        .await;
+    *host.gpus.inventory.lock().expect("not poisoned") = late;
+    let mut session = replica.attached().await;
+    assert_eq!(gpus(first_hello(&mut session).await), 1);
+}

@@ -73,21 +73,26 @@ impl InstanceControl for Instances {
 pub(crate) struct Gpus {
     pub(crate) events: broadcast::Sender<GpuEvent>,
     pub(crate) findings: watch::Sender<Vec<HealthFinding>>,
+    pub(crate) inventory: Mutex<GpuInventory>,
+}
+
+fn inventory() -> GpuInventory {
+    GpuInventory {
+        gpus: vec![GpuInfo {
+            uuid: "GPU-a".to_owned(),
+            model: "H100 80GB HBM3".to_owned(),
+            ..GpuInfo::default()
+        }],
+        driver_version: "550.54.15".to_owned(),
+        cuda_version: "12.4".to_owned(),
+        simulated: true,
+    }
 }
 
 #[async_trait::async_trait]
 impl GpuSource for Gpus {
     fn inventory(&self) -> GpuInventory {
-        GpuInventory {
-            gpus: vec![GpuInfo {
-                uuid: "GPU-a".to_owned(),
-                model: "H100 80GB HBM3".to_owned(),
-                ..GpuInfo::default()
-            }],
-            driver_version: "550.54.15".to_owned(),
-            cuda_version: "12.4".to_owned(),
-            simulated: true,
-        }
+        self.inventory.lock().expect("not poisoned").clone()
     }
 
     async fn sample(&self) -> Vec<GpuSample> {
@@ -141,6 +146,7 @@ impl Host {
             gpus: Arc::new(Gpus {
                 events: broadcast::Sender::new(16),
                 findings: watch::Sender::new(Vec::new()),
+                inventory: Mutex::new(inventory()),
             }),
             events,
             journal: Journal::open(dir, "boot-1".to_owned(), clock.clone()).expect("opens"),

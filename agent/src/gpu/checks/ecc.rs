@@ -28,11 +28,6 @@ pub(super) fn check(snapshot: &Snapshot) -> Vec<HealthFinding> {
                     "{corrected} corrected memory errors since the driver was loaded, the limit is {MOST_CORRECTED}"
                 ),
             )
-        } else if gpu.ecc_enabled == Some(false) {
-            (
-                "ecc_off",
-                "memory errors are not corrected: turn ECC on and reset the GPU".to_owned(),
-            )
         } else {
             return None;
         };

@@ -79,7 +79,7 @@ fn what_a_gpu_does_not_tell_is_not_held_against_it() {
 #[test]
 fn each_fault_is_found_on_its_gpu() {
     type Change = fn(&mut GpuHealth);
-    let cases: [(&str, bool, Change); 14] = [
+    let cases: [(&str, bool, Change); 13] = [
         ("gpu_lost", true, |gpu| {
             gpu.lost = true;
         }),
@@ -106,9 +106,6 @@ fn each_fault_is_found_on_its_gpu() {
         }),
         ("ecc_corrected", false, |gpu| {
             gpu.ecc_corrected = Some(20_000_001);
-        }),
-        ("ecc_off", false, |gpu| {
-            gpu.ecc_enabled = Some(false);
         }),
         ("temperature", false, |gpu| {
             gpu.temperature_celsius = Some(87);

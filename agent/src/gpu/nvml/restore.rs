@@ -1,5 +1,5 @@
 //! Brings modes, clocks and limits back to what a tenant should find: every process may use the GPU, the driver stays loaded, nothing
-//! is locked or limited, memory errors are corrected, and the GPU is whole. What can be read back is.
+//! is locked or limited, memory errors are corrected as before, and the GPU is whole. What can be read back is.
 
 use std::time::Instant;
 
@@ -16,8 +16,6 @@ enum Done {
     Unsupported,
     /// It was told so and is not.
     Unchanged,
-    /// It will be so after the next reset of the GPU.
-    NeedsReset,
 }
 
 type Action = fn(&mut Device<'static>) -> Result<Done, NvmlError>;
@@ -28,7 +26,7 @@ const ACTIONS: [(&str, Action); 6] = [
     ("gpu_persistence", turn_persistence_on),
     ("gpu_clocks", unlock_clocks),
     ("gpu_power_limit", reset_power_limit),
-    ("gpu_ecc", turn_ecc_on),
+    ("gpu_ecc", keep_ecc),
 ];
 
 impl Library {
@@ -59,7 +57,6 @@ fn fold<'a>(
             Ok(Done::Passed) => passed += 1,
             Ok(Done::Unsupported)
             | Err(NvmlError::NotSupported | NvmlError::FailedToLoadSymbol(_)) => {}
-            Ok(Done::NeedsReset) => failures.push(format!("{uuid}: takes effect after a reset")),
             Ok(Done::Unchanged) => failures.push(format!("{uuid}: the setting did not take")),
             Err(error) => failures.push(format!("{uuid}: {error}")),
         }
@@ -138,16 +135,15 @@ fn reset_power_limit(gpu: &mut Device<'static>) -> Result<Done, NvmlError> {
     Ok(verified(gpu.power_management_limit()? == default))
 }
 
-fn turn_ecc_on(gpu: &mut Device<'static>) -> Result<Done, NvmlError> {
+/// A change of ECC waits for a reset: one that waits is taken back. Whether it is on is the owner's choice, and off on some boards.
+fn keep_ecc(gpu: &mut Device<'static>) -> Result<Done, NvmlError> {
     let mode = gpu.is_ecc_enabled()?;
-    if !mode.pending_enabled {
-        gpu.set_ecc(true)?;
+    if mode.pending_enabled == mode.currently_enabled {
+        return Ok(Done::Passed);
     }
-    Ok(match (mode.currently_enabled, mode.pending_enabled) {
-        (false, _) => Done::NeedsReset,
-        (true, true) => Done::Passed,
-        (true, false) => verified(gpu.is_ecc_enabled()?.pending_enabled),
-    })
+    gpu.set_ecc(mode.currently_enabled)?;
+    let now = gpu.is_ecc_enabled()?;
+    Ok(verified(now.pending_enabled == now.currently_enabled))
 }
 
 #[cfg(test)]
