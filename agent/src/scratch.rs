@@ -17,7 +17,7 @@ use std::{
     io,
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use freehold_proto::id::{HostId, InstanceId};
@@ -32,6 +32,10 @@ pub(crate) use mounts::{loop_devices_of, mounts_below};
 
 /// Below this ext4 with its journal leaves nothing to the tenant.
 const SMALLEST_BYTES: u64 = 32 << 20;
+
+/// How long a loop device may keep the file of a scratch that is not mounted any more.
+const DETACH_LIMIT: Duration = Duration::from_secs(10);
+const DETACH_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Why there is no scratch.
 #[derive(Debug, thiserror::Error)]
@@ -213,6 +217,19 @@ impl Scratch {
         Ok(())
     }
 
+    /// A container that is started at this moment has a copy of every mount for a moment, which keeps the loop device. Returns those that
+    /// stay beyond [`DETACH_LIMIT`].
+    async fn wait_for_devices(&self) -> Vec<String> {
+        let began = Instant::now();
+        loop {
+            let held = loop_devices_of(&self.dir);
+            if held.is_empty() || began.elapsed() >= DETACH_LIMIT {
+                return held;
+            }
+            tokio::time::sleep(DETACH_INTERVAL).await;
+        }
+    }
+
     /// Takes the key from the kernel, unmounts and deletes. What is gone already is no failure. Says what was there.
     pub(crate) async fn destroy(&self) -> Result<String, ScratchError> {
         let point = self.mount_point();
@@ -223,7 +240,7 @@ impl Scratch {
             unmount(&point).await?;
             said.push("unmounted".to_owned());
         }
-        let held = loop_devices_of(&self.dir);
+        let held = self.wait_for_devices().await;
         if !held.is_empty() {
             return Err(ScratchError::Refused(format!(
                 "{} still holds the scratch's file: detach it with `losetup -d`",

@@ -96,3 +96,24 @@ async fn a_full_scratch_is_full_and_no_more() {
     scratch.ensure(&wanted(4)).await.expect("still usable");
     scratch.destroy().await.expect("destroyed");
 }
+
+#[tokio::test]
+async fn a_copy_of_the_mount_in_a_container_that_starts_is_waited_for() {
+    let root = tempfile::tempdir().expect("a directory");
+    let Some(scratch) = scratch(root.path()) else {
+        return;
+    };
+    scratch.ensure(&wanted(3)).await.expect("made");
+    let mut holder = tokio::process::Command::new("unshare")
+        .args(["--mount", "sleep", "1"])
+        .spawn()
+        .expect("started");
+    let namespace = |id: &str| fs::read_link(format!("/proc/{id}/ns/mnt")).ok();
+    let id = holder.id().expect("it runs").to_string();
+    while namespace(&id) == namespace("self") {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    scratch.destroy().await.expect("destroyed, when it is gone");
+    assert!(!scratch.dir().exists());
+    holder.wait().await.expect("ended");
+}
