@@ -1,19 +1,20 @@
 //! Agents without a certificate that holds, and tokens that no longer do.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use freehold_agent::{
     enroll::EnrollError,
     identity::{self, Identity, IdentityStore},
 };
-use freehold_proto::{id::HostId, v1};
+use freehold_control_plane::pki::Kek;
+use freehold_proto::v1;
 use freehold_tests::{
     deployment::Deployment,
     sim_agent::{Enrollment, SimAgent},
 };
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DnType,
-    IsCa, KeyPair,
+    IsCa, Issuer, KeyPair,
 };
 
 use super::{end_well, instance_of};
@@ -118,14 +119,14 @@ async fn a_foreign_certificate_does_not_attach() {
 
 /// Its agent cannot attach and its instance runs on; enrolled again, it is the same host with the same lease.
 #[tokio::test]
-async fn an_agent_whose_certificate_no_longer_holds_enrols_again_to_the_same_host() {
+async fn an_agent_whose_certificate_has_expired_enrols_again_to_the_same_host() {
     let deployment = Deployment::start().await;
     let mut host = deployment.host("gpu-1").await;
     let tenant = deployment.tenant("vision").await;
     let lease = tenant.client.active_lease().await;
     let sshd = host.sshd_pid(instance_of(&lease)).expect("it runs");
     host.crash();
-    expire(&deployment, host.host_id).await;
+    expire(&deployment, &host).await;
     host.start();
     deployment
         .wait_for_host("gpu-1", v1::HostState::Unknown)
@@ -149,15 +150,24 @@ async fn an_agent_whose_certificate_no_longer_holds_enrols_again_to_the_same_hos
     end_well(&deployment, &tenant, &host, &lease.id).await;
 }
 
-/// What the registry says of the certificate's end holds, as the certificate's own date does.
-async fn expire(deployment: &Deployment, host: HostId) {
-    sqlx::query(
-        "update agent_certificate set not_after = now() - interval '1 s' where host_id = $1",
-    )
-    .bind(host.uuid())
-    .execute(&deployment.database().await)
-    .await
-    .expect("expired");
+/// The deployment's own authority signs a certificate whose time is over.
+async fn expire(deployment: &Deployment, host: &SimAgent) {
+    let (sealed, pem): (Vec<u8>, String) =
+        sqlx::query_as("select ciphertext, public_part from sealed_secret where name = 'agent_ca'")
+            .fetch_one(&deployment.database().await)
+            .await
+            .expect("an authority");
+    let kek = Kek::load(&deployment.dir().join("kek"), false).expect("the key");
+    let key = kek.open("agent_ca", &sealed).expect("the same key");
+    let key = KeyPair::try_from(key.as_slice()).expect("a key");
+    let issuer = Issuer::from_ca_cert_pem(&pem, key).expect("an authority");
+    let expired = forge(&current(host), |mut csr| {
+        let now = SystemTime::now();
+        csr.params.not_before = (now - Duration::from_secs(7200)).into();
+        csr.params.not_after = (now - Duration::from_secs(60)).into();
+        csr.signed_by(&issuer).expect("signed").pem()
+    });
+    identity::save(host.dir(), &expired).expect("stored");
 }
 
 fn current(host: &SimAgent) -> Identity {

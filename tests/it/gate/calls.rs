@@ -165,7 +165,8 @@ pub(crate) const CALLS: &[Call] = calls! {
     "/freehold.v1.OrganizationService/CreateOrganization", OPERATOR, nothing;
     "/freehold.v1.OrganizationService/CreateProject", ADMINS,
         of_organization!(CreateProjectRequest, name: "spare".to_owned());
-    "/freehold.v1.OrganizationService/GetOrganization", EVERYONE, of_organization!(GetOrganizationRequest);
+    "/freehold.v1.OrganizationService/GetOrganization", EVERYONE,
+        |ids| vec![v1::GetOrganizationRequest { organization: ids.organization.clone() }.encode_to_vec()];
     "/freehold.v1.OrganizationService/ListOrganizations", EVERYONE, nothing;
     "/freehold.v1.OrganizationService/ListProjects", EVERYONE, of_organization!(ListProjectsRequest);
     "/freehold.v1.TelemetryService/GetHostTelemetry", EVERYONE,
