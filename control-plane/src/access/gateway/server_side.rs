@@ -282,7 +282,11 @@ impl Handler for ServerSide {
         data: &[u8],
         session: &mut Session,
     ) -> std::result::Result<(), Self::Error> {
-        if self.connection.backlog.queued(channel, data.len()) {
+        let backlog = &self.connection.backlog;
+        if backlog.queued(channel, data.len()) {
+            if let Some(pause) = backlog.pause(channel, data.len()) {
+                tokio::time::sleep(pause).await;
+            }
             return Ok(());
         }
         session.disconnect(

@@ -11,7 +11,7 @@ use freehold_proto::id::{HostId, InstanceId, LeaseId};
 use futures_util::future::BoxFuture;
 use russh::keys::ssh_key::private::Ed25519Keypair;
 use russh::{
-    Channel, ChannelOpenFailure, SshId,
+    Channel, ChannelOpenFailure, SshId, cipher,
     client::{self, AuthResult, ChannelOpenHandle, Config, Msg},
     keys::{Algorithm, EcdsaCurve, HashAlg, PrivateKey, PublicKeyOrCertificate},
     server,
@@ -196,6 +196,12 @@ fn config(channel_messages: usize) -> Arc<Config> {
         ..Config::default()
     };
     config.preferred.host_key_certificates = HOST_KEYS.as_slice().into();
+    // Processors have instructions for this one.
+    config
+        .preferred
+        .cipher
+        .to_mut()
+        .sort_by_key(|cipher| *cipher != cipher::AES_256_GCM);
     Arc::new(config)
 }
 

@@ -7,11 +7,10 @@ use tokio::io::AsyncReadExt as _;
 
 use super::{
     World,
-    world::{run, stderr, stdout, write_key},
+    world::{run, set_ended, stderr, stdout, write_key},
 };
 use crate::{
     access::{ca, tests::lease},
-    database::{Signal, notify},
     pki::Statement,
     testing,
 };
@@ -160,7 +159,7 @@ async fn a_session_is_cut_at_the_windows_end() {
     let world = World::new().await;
     set_lease(
         &world,
-        "lease_window = tstzrange(now() - interval '1 hour', now() + interval '3 seconds')",
+        "lease_window = tstzrange(now() - interval '1 hour', now() + interval '6 seconds')",
     )
     .await;
     let output = run(&mut world.ssh(&["echo in; sleep 600"])).await;
@@ -175,8 +174,6 @@ async fn a_session_is_cut_at_the_windows_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_is_cut_when_the_lease_is_ended() {
     let world = World::new().await;
-    let bus = world.app.bus.clone();
-    tokio::spawn(bus.listen(world.app.pool.clone(), world.app.shutdown.clone()));
     let mut ssh = world
         .ssh(&["echo in; sleep 600"])
         .stdout(Stdio::piped())
@@ -190,10 +187,7 @@ async fn a_session_is_cut_when_the_lease_is_ended() {
         .read_exact(&mut line)
         .await
         .unwrap();
-    let mut connection = world.app.pool.acquire().await.unwrap();
-    set_lease(&world, "end_requested_at = now()").await;
-    let signal = Signal::Lease(world.leased.lease.uuid());
-    notify(&mut connection, &signal).await.unwrap();
+    set_ended(&world).await;
     let ended = tokio::time::timeout(Duration::from_secs(20), ssh.wait_with_output());
     let output = ended.await.expect("the session is cut").unwrap();
     assert!(stderr(&output).contains("has ended"), "{}", stderr(&output));

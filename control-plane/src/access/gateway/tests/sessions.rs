@@ -1,13 +1,20 @@
 //! Sessions: commands, terminals, copies.
 
+use std::{process::Stdio, time::Duration};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
 use super::{
     super::{
         probe::probe,
         upstream::{Login, ProbeError},
     },
     World,
-    world::{run, run_with, stderr, stdout},
+    world::{run, run_with, set_ended, stderr, stdout},
 };
+
+/// A client that could send nothing for so long is held up.
+const QUIET: Duration = Duration::from_secs(3);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_gets_its_input_and_gives_its_outputs_and_exit_status() {
@@ -77,6 +84,32 @@ async fn a_command_that_reads_late_gets_every_byte() {
     let expected = hex::encode(<sha2::Sha256 as sha2::Digest>::digest(&input));
     let output = run_with(&mut ssh, input).await;
     assert_eq!(stdout(&output).trim(), expected, "{}", stderr(&output));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_reads_nothing_holds_its_client_up_and_can_still_be_ended() {
+    let world = World::new().await;
+    let mut ssh = world.ssh(&["echo in; sleep 600"]);
+    let mut child = ssh
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    stdout.read_exact(&mut [0; 3]).await.unwrap();
+    let chunk = vec![0; 64 * 1024];
+    let mut sent = 0;
+    // Pipes and sockets hold some, the instance's sshd two megabytes, the gateway a window and a half.
+    while let Ok(Ok(())) = tokio::time::timeout(QUIET, stdin.write_all(&chunk)).await {
+        sent += chunk.len();
+        assert!(sent < 32 << 20, "nothing holds the client up");
+    }
+    set_ended(&world).await;
+    let ended = tokio::time::timeout(Duration::from_secs(20), child.wait()).await;
+    assert_eq!(
+        ended.expect("the session is cut").unwrap().code(),
+        Some(255)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

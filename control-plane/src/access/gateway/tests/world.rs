@@ -25,6 +25,7 @@ use crate::{
         rpc::AccessRpc,
         tests::{Leased, lease, request},
     },
+    database::{Signal, notify},
     gate::Caller,
     hosts::links::ByteStream,
     testing::{self, TestApp},
@@ -73,6 +74,8 @@ impl World {
             })
         });
         let cancel = CancellationToken::new();
+        let bus = app.bus.clone();
+        tokio::spawn(bus.listen(app.pool.clone(), cancel.clone()));
         let served = Gateway::new(app.clone(), dialer.clone(), TaskTracker::new());
         tokio::spawn(served.accept(listener, cancel.clone()));
         let world = Self {
@@ -183,6 +186,19 @@ impl World {
         let mut command = self.client("ssh");
         run(command.arg(format!("{name}@127.0.0.1")).args(words)).await
     }
+}
+
+/// Has the lease end, and the gateway hear of it.
+pub(super) async fn set_ended(world: &World) {
+    let lease = world.leased.lease.uuid();
+    let mut tx = world.app.pool.begin().await.unwrap();
+    sqlx::query("update lease set end_requested_at = now() where id = $1")
+        .bind(lease)
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    notify(&mut tx, &Signal::Lease(lease)).await.unwrap();
+    tx.commit().await.unwrap();
 }
 
 /// Runs a command to its end.
