@@ -65,7 +65,8 @@ pub(super) fn find_binaries() -> anyhow::Result<PathBuf> {
 /// A command that runs a program as the account, with `root/data` as `data` below its working directory.
 ///
 /// When the account cannot reach `root` (a home directory with mode 0700 above it, say), the program gets a mount namespace of its own in
-/// which `root` is bound to a place that it can reach; the files stay where they are.
+/// which `root` is bound to a place that it can reach; the files stay where they are. The namespace begins with a copy of every mount; those
+/// of loop devices are dropped, or an agent on this machine could not take a scratch apart while PostgreSQL runs.
 pub(super) fn launch(account: Option<&Account>, root: &Path, program: &Path) -> Command {
     let Some(account) = account else {
         let mut command = Command::new(program);
@@ -85,7 +86,7 @@ pub(super) fn launch(account: Option<&Account>, root: &Path, program: &Path) -> 
         return command;
     }
     let script = format!(
-        "mount --bind \"$1\" /mnt && cd /mnt && shift && exec setpriv --reuid={} --regid={} --clear-groups -- \"$@\"",
+        "mount --bind \"$1\" /mnt && {DROP_LOOP_MOUNTS} && cd /mnt && shift && exec setpriv --reuid={} --regid={} --clear-groups -- \"$@\"",
         account.uid, account.gid
     );
     let mut command = Command::new("unshare");
@@ -97,6 +98,12 @@ pub(super) fn launch(account: Option<&Account>, root: &Path, program: &Path) -> 
         .arg(program);
     command
 }
+
+/// `mountinfo` has the mount point fifth, with blanks and the like in octal, and the device behind ` - TYPE `.
+const DROP_LOOP_MOUNTS: &str = r#"
+    sed -n 's|^[^ ]* [^ ]* [^ ]* [^ ]* \([^ ]*\) .* - [^ ]* /dev/loop[0-9]* .*|\1|p' /proc/self/mountinfo | while read -r point; do
+        case "$point" in / | /mnt | /usr) ;; *) umount -l "$(printf '%b' "$point")" ;; esac
+    done"#;
 
 /// True when everybody may pass through every directory above `path`.
 fn is_reachable(path: &Path) -> bool {
