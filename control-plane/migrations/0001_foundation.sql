@@ -541,3 +541,10 @@ create table gpu_event (
 );
 create unique index gpu_event_once on gpu_event (host_id, gpu_uuid, at, kind, (coalesce(xid, -1)));
 create index gpu_event_by_host on gpu_event (host_id, at);
+
+-- The newest sample of each host, so that every replica can show it.
+create table telemetry_latest (
+    host_id uuid primary key references host,
+    sampled_at timestamptz not null,
+    gpus jsonb not null
+);

@@ -6,7 +6,7 @@ use freehold_proto::id::ReplicaId;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::Config, database::Bus, hosts::links::Links, pki::Pki};
+use crate::{config::Config, database::Bus, hosts::links::Links, pki::Pki, telemetry::Telemetry};
 
 /// The parts that capabilities share. Cheap to clone.
 #[derive(Clone)]
@@ -26,6 +26,8 @@ pub struct Parts {
     pub bus: Bus,
     /// Connected agents.
     pub links: Links,
+    /// What the GPUs do, on its way to the database.
+    pub telemetry: Telemetry,
     /// Keys and certificate authorities.
     pub pki: Pki,
     /// Cancelled when this replica stops: calls without an end of their own end then.

@@ -18,3 +18,4 @@ pub use link::LinkRpc;
 pub(crate) use link::serve_reversed;
 pub(crate) use reconcile::spawn_reconcilers;
 pub use rpc::{EnrollmentRpc, HostRpc};
+pub(crate) use store::host::find as find_host;

@@ -23,6 +23,7 @@ pub mod page;
 pub mod pki;
 mod server;
 mod services;
+pub mod telemetry;
 #[cfg(test)]
 pub(crate) mod testing;
 

@@ -17,6 +17,7 @@ use crate::{
     listeners,
     pki::Pki,
     services,
+    telemetry::Telemetry,
 };
 
 /// How long calls that are under way may take once the replica stops.
@@ -197,6 +198,7 @@ async fn build_app(
         pool,
         bus: Bus::default(),
         links: Links::default(),
+        telemetry: Telemetry::default(),
         pki,
         shutdown,
     }))

@@ -25,6 +25,7 @@ use crate::{
     leases::{self, rpc::LeaseRpc},
     listeners::Connection,
     organizations::rpc::OrganizationRpc,
+    telemetry::{self, rpc::TelemetryRpc},
 };
 
 /// A request's largest size, 1 MiB: the largest legitimate one, a lease with 32 keys and 64 labels, has under 64 KiB.
@@ -44,6 +45,7 @@ pub(crate) fn public(app: &App) -> Router {
     let mut routes = Routes::builder();
     serve!(routes,
         agent_v1::enrollment_service_server::EnrollmentServiceServer<_> => EnrollmentRpc::new(app.clone()),
+        v1::telemetry_service_server::TelemetryServiceServer<_> => TelemetryRpc::new(app.clone()),
         v1::host_service_server::HostServiceServer<_> => HostRpc::new(app.clone()),
         v1::audit_service_server::AuditServiceServer<_> => AuditRpc::new(app.clone()),
         v1::billing_service_server::BillingServiceServer<_> => BillingRpc::new(app.clone()),
@@ -111,6 +113,7 @@ pub(crate) async fn serve_ssh(
 pub(crate) fn spawn_reconcilers(app: &App, tasks: &TaskTracker, cancel: &CancellationToken) {
     leases::reconcile::spawn(app, tasks, cancel);
     hosts::spawn_reconcilers(app, tasks, cancel);
+    telemetry::reconcile::spawn(app, tasks, cancel);
     tasks.spawn(reconcile(
         app.clone(),
         "request-ids",

@@ -22,6 +22,7 @@ use crate::{
     gate::{Caller, Role},
     hosts::links::Links,
     pki::Pki,
+    telemetry::Telemetry,
 };
 
 static CLUSTER: OnceCell<Managed> = OnceCell::const_new();
@@ -100,6 +101,7 @@ async fn build(data_dir: &Path, arguments: &[&str], pool: sqlx::PgPool) -> App {
         pool,
         bus: Bus::default(),
         links: Links::default(),
+        telemetry: Telemetry::default(),
         pki,
         shutdown: CancellationToken::new(),
     })

@@ -5,5 +5,5 @@ pub(super) mod change;
 pub(super) mod enrollment;
 pub(super) mod finding;
 pub(super) mod hello;
-pub(super) mod host;
+pub(crate) mod host;
 pub(super) mod session;

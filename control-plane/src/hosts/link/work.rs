@@ -15,6 +15,7 @@ use crate::{
     error::{Error, Result},
     hosts::store::{finding, session::Session},
     leases::reports,
+    telemetry::convert as telemetry,
 };
 
 /// Between attempts while the database does not answer.
@@ -79,6 +80,11 @@ async fn store(app: &App, session: Session, message: &Incoming) -> Result<()> {
         Incoming::Health(report) => {
             finding::replace(&app.pool, session, convert::findings(report)).await
         }
-        Incoming::Telemetry(_) | Incoming::Hello(_) | Incoming::Heartbeat(_) => Ok(()),
+        Incoming::Telemetry(batch) => {
+            app.telemetry.take(session.host, telemetry::batch(batch));
+            Ok(())
+        }
+        // The reader answers these.
+        Incoming::Hello(_) | Incoming::Heartbeat(_) => Ok(()),
     }
 }

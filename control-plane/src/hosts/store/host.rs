@@ -69,7 +69,7 @@ pub(in crate::hosts) struct LastScrub {
 }
 
 /// Finds a host by id, or by the name of one that was not removed.
-pub(in crate::hosts) async fn find(connection: &mut PgConnection, host: &str) -> Result<HostId> {
+pub(crate) async fn find(connection: &mut PgConnection, host: &str) -> Result<HostId> {
     let id = host.parse::<HostId>().ok().map(HostId::uuid);
     let found = sqlx::query_scalar!(
         "select id from host where id = $1 or (name = $2 and removed_at is null)",
