@@ -23,15 +23,20 @@ pub(in crate::hosts) enum GpuChange {
         /// UUIDs that are no longer there.
         removed: Vec<String>,
     },
+    /// None is seen where some were: the driver does not answer, or not yet. Nothing is concluded; the agent's own checks say more.
+    Unseen,
     /// GPUs are missing, and nothing stands in their places, or a tenant has them: a finding, not a change.
     Missing(Vec<String>),
 }
 
 /// Compares the GPUs that were known with those that are there. A swapped GPU is an accepted change while the host is idle; a missing one
-/// never is, because a driver that hangs shows none.
+/// never is.
 pub(in crate::hosts) fn compare(known: &[String], seen: &[Gpu], idle: bool) -> GpuChange {
     let known: BTreeSet<&str> = known.iter().map(String::as_str).collect();
     let seen: BTreeSet<&str> = seen.iter().map(|gpu| gpu.uuid.as_str()).collect();
+    if seen.is_empty() && !known.is_empty() {
+        return GpuChange::Unseen;
+    }
     let list = |from: &BTreeSet<&str>, but: &BTreeSet<&str>| -> Vec<String> {
         from.difference(but)
             .map(|uuid| (*uuid).to_owned())
@@ -98,8 +103,12 @@ mod tests {
     fn a_missing_gpu_is_never_a_change() {
         let missing = GpuChange::Missing(vec!["b".to_owned()]);
         assert_eq!(outcome(&["a", "b"], &["a"], true), missing);
-        let all = GpuChange::Missing(vec!["a".to_owned()]);
-        assert_eq!(outcome(&["a"], &[], true), all);
+    }
+
+    #[test]
+    fn nothing_is_concluded_from_a_driver_that_shows_nothing() {
+        assert_eq!(outcome(&["a"], &[], true), GpuChange::Unseen);
+        assert_eq!(outcome(&[], &[], true), accept(&[], &[]));
     }
 
     #[test]

@@ -77,6 +77,10 @@ async fn store_gpus(connection: &mut PgConnection, host: HostId, gpus: &[Gpu]) -
         .await?;
     let idle = is_idle(connection, host).await?;
     match compare(&known, gpus, idle) {
+        GpuChange::Unseen => {
+            tracing::warn!(host.id = %host, "the agent sees none of the host's GPUs");
+            Ok(())
+        }
         GpuChange::Missing(uuids) => finding::report_missing(connection, host, &uuids).await,
         GpuChange::Accept { added, removed } => {
             finding::clear_missing(connection, host).await?;
