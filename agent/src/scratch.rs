@@ -17,7 +17,7 @@ use std::{
     io,
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use freehold_proto::id::{HostId, InstanceId};
@@ -32,10 +32,6 @@ pub(crate) use mounts::{loop_devices_of, mounts_below};
 
 /// Below this ext4 with its journal leaves nothing to the tenant.
 const SMALLEST_BYTES: u64 = 32 << 20;
-
-/// How long a loop device may keep the file of a scratch that is not mounted any more.
-const DETACH_LIMIT: Duration = Duration::from_secs(10);
-const DETACH_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Why there is no scratch.
 #[derive(Debug, thiserror::Error)]
@@ -217,36 +213,20 @@ impl Scratch {
         Ok(())
     }
 
-    /// A container that is started at this moment has a copy of every mount for a moment, which keeps the loop device. Returns those that
-    /// stay beyond [`DETACH_LIMIT`].
-    async fn wait_for_devices(&self) -> Vec<String> {
-        let began = Instant::now();
-        loop {
-            let held = loop_devices_of(&self.dir);
-            if held.is_empty() || began.elapsed() >= DETACH_LIMIT {
-                return held;
-            }
-            tokio::time::sleep(DETACH_INTERVAL).await;
-        }
-    }
-
     /// Takes the key from the kernel, unmounts and deletes. What is gone already is no failure. Says what was there.
     pub(crate) async fn destroy(&self) -> Result<String, ScratchError> {
         let point = self.mount_point();
         let mut said = Vec::new();
         if mounts::is_mounted(&point).map_err(io_error("cannot read the mounts"))? {
-            let scratch = self.clone();
-            said.push(blocking(move || scratch.forget_key()).await?);
-            unmount(&point).await?;
+            let key = with_patience(|| {
+                let scratch = self.clone();
+                blocking(move || scratch.forget_key())
+            });
+            said.push(key.await?);
+            with_patience(|| unmount(point.clone())).await?;
             said.push("unmounted".to_owned());
         }
-        let held = self.wait_for_devices().await;
-        if !held.is_empty() {
-            return Err(ScratchError::Refused(format!(
-                "{} still holds the scratch's file: detach it with `losetup -d`",
-                held.join(", ")
-            )));
-        }
+        with_patience(|| std::future::ready(self.check_loops())).await?;
         if self.dir.exists() {
             let dir = self.dir.clone();
             let failed = io_error(format!("cannot delete {}", dir.display()));
@@ -257,6 +237,17 @@ impl Scratch {
             return Ok("there was none".to_owned());
         }
         Ok(said.join("; "))
+    }
+
+    fn check_loops(&self) -> Result<(), ScratchError> {
+        let held = loop_devices_of(&self.dir);
+        if held.is_empty() {
+            return Ok(());
+        }
+        Err(ScratchError::Refused(format!(
+            "{} still holds the scratch's file: detach it with `losetup -d`",
+            held.join(", ")
+        )))
     }
 
     fn forget_key(&self) -> Result<String, ScratchError> {
@@ -304,15 +295,21 @@ async fn blocking<T: Send + 'static>(
         .unwrap_or_else(|_| Err(ScratchError::Refused("the agent is stopping".to_owned())))
 }
 
-/// A container that just went may hold a mount for a moment.
-async fn unmount(point: &Path) -> Result<(), ScratchError> {
-    let path = point.display().to_string();
+async fn unmount(point: PathBuf) -> Result<(), ScratchError> {
+    command::run("umount", &[&point.display().to_string()], "").await?;
+    Ok(())
+}
+
+/// Repeats what a container that just went, or one that is just starting elsewhere, may hold up for a moment.
+async fn with_patience<T, F>(mut work: impl FnMut() -> F) -> Result<T, ScratchError>
+where
+    F: Future<Output = Result<T, ScratchError>>,
+{
     let mut pause = Duration::from_millis(20);
     loop {
-        match command::run("umount", &[&path], "").await {
-            Ok(_) => return Ok(()),
-            Err(error) if pause > Duration::from_secs(3) => return Err(error.into()),
-            Err(_) => tokio::time::sleep(pause).await,
+        match work().await {
+            Err(_) if pause < Duration::from_secs(4) => tokio::time::sleep(pause).await,
+            done => return done,
         }
         pause *= 2;
     }

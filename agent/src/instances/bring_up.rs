@@ -93,103 +93,113 @@ pub(super) async fn bring_up(
     if runs {
         return shared.firewall.ensure().await.map_err(of_host);
     }
-    let image_id = Box::pin(prepare(shared, names, spec, cancel, found.is_some())).await?;
-    let container = match (found, image_id) {
-        (Some(found), _) => found.id,
-        (None, None) => return Err(Failure::Interrupted),
-        (None, Some(image_id)) => {
-            let scratch = shared.scratch(spec.instance_id);
-            let blueprint = Blueprint {
-                names: names.clone(),
-                record,
-                image_id,
-                hostname: spec.hostname.clone(),
-                vcpus: limit_vcpus(spec.vcpus),
-                memory_bytes: limit_memory(spec.memory_bytes),
-                capabilities: capabilities(shared),
-                gpus,
-                lease_dir: scratch.lease_dir(),
-                home_dir: scratch.home_dir(),
-                login_dir,
-            };
-            create(shared, &blueprint).await?
-        }
+    let scratch = shared.scratch(spec.instance_id);
+    let blueprint = Blueprint {
+        names: names.clone(),
+        record,
+        hostname: spec.hostname.clone(),
+        vcpus: limit_vcpus(spec.vcpus),
+        memory_bytes: limit_memory(spec.memory_bytes),
+        capabilities: capabilities(shared),
+        gpus,
+        lease_dir: scratch.lease_dir(),
+        home_dir: scratch.home_dir(),
+        login_dir,
     };
+    let existing = found.map(|found| found.id);
+    let container = Box::pin(prepare(shared, &blueprint, spec, cancel, existing)).await?;
     if cancel.is_cancelled() {
         return Err(Failure::Interrupted);
     }
     start(shared, &container, spec).await
 }
 
-/// Everything that the container needs, at the same time. The image's id; `None` when the container exists already.
+/// Everything that the container needs and the container itself, as far as possible at the same time. The container's id.
 async fn prepare(
     shared: &Shared,
-    names: &Names,
+    blueprint: &Blueprint,
     spec: &InstanceSpec,
     cancel: &CancellationToken,
-    exists: bool,
-) -> Result<Option<String>, Failure> {
-    let image = async {
-        if exists {
-            return Ok(None);
-        }
-        let pulled = ensure_image(&shared.engine, &spec.image, spec.image_timeout);
-        match cancel.run_until_cancelled(pulled).await {
-            None => Err(Failure::Interrupted),
-            Some(Ok(id)) => Ok(Some(id)),
-            Some(Err(ImageError::Engine(error))) => Err(error.into()),
-            Some(Err(error @ ImageError::Unavailable(_))) => {
-                Err(Failure::of_tenant(error.to_string()))
-            }
-        }
-    };
-    let login_dir = login::dir(&shared.instance_dir(spec.instance_id));
+    existing: Option<String>,
+) -> Result<String, Failure> {
     let host_key = async {
         let certifier = shared.certifier.as_ref();
-        let certified = login::ensure_host_key(&login_dir, spec.instance_id, certifier);
+        let certified = login::ensure_host_key(&blueprint.login_dir, spec.instance_id, certifier);
         match cancel.run_until_cancelled(certified).await {
             None => Err(Failure::Interrupted),
             Some(done) => done.map_err(of_host),
         }
     };
     let network = async {
-        network::ensure_network(&shared.engine, names).await?;
+        network::ensure_network(&shared.engine, &blueprint.names).await?;
         Ok::<_, Failure>(())
     };
     let firewall = async { shared.firewall.ensure().await.map_err(of_host) };
-    let scratch = async {
-        let scratch = shared.scratch(spec.instance_id);
-        let wanted = Wanted {
-            bytes: spec.scratch_bytes,
-            key: spec.scratch_key.clone(),
-            must_encrypt: shared.policy.require_encrypted_scratch,
-            simulated: shared.gpus.inventory().simulated,
-        };
-        scratch.ensure(&wanted).await.map_err(of_host)
+    let container = async {
+        let image = find_image(shared, spec, cancel, existing.is_some());
+        let (image, scratch) = tokio::join!(image, ensure_scratch(shared, spec));
+        let image = image?;
+        scratch?;
+        match (existing, image) {
+            (Some(existing), _) => Ok(existing),
+            // The network is named here and looked up at the start only.
+            (None, Some(image_id)) => create(shared, blueprint, &image_id).await,
+            (None, None) => Err(Failure::Interrupted),
+        }
     };
     // All of them end before one's failure counts: nothing goes on behind a scrub's back.
-    let (image, host_key, network, firewall, scratch) =
-        tokio::join!(image, host_key, network, firewall, scratch);
-    let image = image?;
+    let (container, host_key, network, firewall) =
+        tokio::join!(container, host_key, network, firewall);
+    let container = container?;
     host_key?;
     network?;
     firewall?;
-    scratch?;
-    Ok(image)
+    Ok(container)
 }
 
-async fn create(shared: &Shared, blueprint: &Blueprint) -> Result<String, Failure> {
-    let container = shared.engine.create(blueprint).await?;
-    let checked = |shared: &Shared| {
-        let known = shared.with_sshd.lock();
-        known.is_ok_and(|known| known.contains(&blueprint.image_id))
+/// The image's id. A container that exists has its own.
+async fn find_image(
+    shared: &Shared,
+    spec: &InstanceSpec,
+    cancel: &CancellationToken,
+    exists: bool,
+) -> Result<Option<String>, Failure> {
+    if exists {
+        return Ok(None);
+    }
+    let pulled = ensure_image(&shared.engine, &spec.image, spec.image_timeout);
+    match cancel.run_until_cancelled(pulled).await {
+        None => Err(Failure::Interrupted),
+        Some(Ok(id)) => Ok(Some(id)),
+        Some(Err(ImageError::Engine(error))) => Err(error.into()),
+        Some(Err(error @ ImageError::Unavailable(_))) => Err(Failure::of_tenant(error.to_string())),
+    }
+}
+
+async fn ensure_scratch(shared: &Shared, spec: &InstanceSpec) -> Result<(), Failure> {
+    let wanted = Wanted {
+        bytes: spec.scratch_bytes,
+        key: spec.scratch_key.clone(),
+        must_encrypt: shared.policy.require_encrypted_scratch,
+        simulated: shared.gpus.inventory().simulated,
     };
-    if checked(shared) {
+    let scratch = shared.scratch(spec.instance_id);
+    scratch.ensure(&wanted).await.map_err(of_host)
+}
+
+/// Makes the container and sees that it has an sshd, which is known of an image after the first time.
+async fn create(shared: &Shared, blueprint: &Blueprint, image_id: &str) -> Result<String, Failure> {
+    let container = shared.engine.create(blueprint, image_id).await?;
+    let is_known = shared
+        .with_sshd
+        .lock()
+        .is_ok_and(|known| known.contains(image_id));
+    if is_known {
         return Ok(container);
     }
     if shared.engine.has_sshd(&container).await? {
         if let Ok(mut known) = shared.with_sshd.lock() {
-            known.insert(blueprint.image_id.clone());
+            known.insert(image_id.to_owned());
         }
         return Ok(container);
     }

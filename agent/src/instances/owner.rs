@@ -77,10 +77,25 @@ impl Owner {
                     removal::remove(&mut self, *order).await;
                 }
                 Message::Look => {
-                    self.look().await;
-                    if self.pending.is_some() && !self.is_unknown() {
+                    next = self.look_until_told(&mut inbox).await;
+                    if next.is_none() && self.pending.is_some() && !self.is_unknown() {
                         next = self.pending.take().map(Message::Run);
                     }
+                }
+            }
+        }
+    }
+
+    /// Sees how the instance fares, unless something is to be done to it: a driver that hangs must not hold up an end.
+    async fn look_until_told(&mut self, inbox: &mut mpsc::Receiver<Message>) -> Option<Message> {
+        let look = self.look();
+        tokio::pin!(look);
+        loop {
+            tokio::select! {
+                () = &mut look => return None,
+                message = inbox.recv() => match message {
+                    None | Some(Message::Look) => (),
+                    told => return told,
                 }
             }
         }
@@ -99,7 +114,9 @@ impl Owner {
         let record = Record::of(&spec);
         self.record = Some(record.clone());
         let known = self.shared.status(spec.instance_id);
-        if !known.is_some_and(|known| known.state == ReportedState::Running) {
+        let was_up = known
+            .is_some_and(|known| known.state == ReportedState::Running && known.sshd_listening);
+        if !was_up {
             self.set(ReportedState::Preparing, "being prepared").await;
         }
         let cancel = CancellationToken::new();
@@ -126,7 +143,9 @@ impl Owner {
             (done, next)
         };
         match done {
-            Ok(()) => self.settle(inbox, next).await,
+            Ok(()) if next.is_some() => next,
+            Ok(()) if was_up => self.look_until_told(inbox).await,
+            Ok(()) => self.settle(inbox).await,
             Err(failure) => {
                 self.fail(spec, failure).await;
                 next
@@ -156,25 +175,13 @@ impl Owner {
     }
 
     /// Follows a fresh container until its sshd answers and its GPUs were listed, or something else is to be done.
-    async fn settle(
-        &mut self,
-        inbox: &mut mpsc::Receiver<Message>,
-        next: Option<Message>,
-    ) -> Option<Message> {
-        self.gpus_at = None;
-        if next.is_some() {
-            return next;
-        }
+    async fn settle(&mut self, inbox: &mut mpsc::Receiver<Message>) -> Option<Message> {
         let target = self.find().await?;
-        let before = self.shared.status(self.names.instance);
-        let was_up = before.is_some_and(|status| status.sshd_listening);
-        if !was_up {
-            let status = InstanceStatus {
-                detail: "sshd does not answer yet".to_owned(),
-                ..self.status(ReportedState::Running)
-            };
-            self.shared.set_status(status, Some(target)).await;
-        }
+        let status = InstanceStatus {
+            detail: "sshd does not answer yet".to_owned(),
+            ..self.status(ReportedState::Running)
+        };
+        self.shared.set_status(status, Some(target)).await;
         let shared = Arc::clone(&self.shared);
         let (names, given) = (self.names.clone(), self.given_gpus());
         let seen = async {

@@ -31,8 +31,6 @@ const SSHD: &str = "/usr/sbin/sshd";
 pub(crate) struct Blueprint {
     pub(crate) names: Names,
     pub(crate) record: Record,
-    /// The image's id, so that a tag that moves changes nothing.
-    pub(crate) image_id: String,
     pub(crate) hostname: String,
     pub(crate) vcpus: u32,
     pub(crate) memory_bytes: u64,
@@ -66,7 +64,7 @@ pub(crate) struct Found {
 }
 
 impl Blueprint {
-    fn body(&self) -> ContainerCreateBody {
+    fn body(&self, image_id: &str) -> ContainerCreateBody {
         let injection = self.gpus.inject(&self.record.gpu_uuids);
         let mut mounts = vec![
             gpus::bind(&self.lease_dir, "/lease"),
@@ -75,7 +73,7 @@ impl Blueprint {
         ];
         mounts.extend(injection.mounts);
         ContainerCreateBody {
-            image: Some(self.image_id.clone()),
+            image: Some(image_id.to_owned()),
             hostname: Some(self.hostname.clone()).filter(|name| !name.is_empty()),
             user: Some("0:0".to_owned()),
             working_dir: Some("/lease".to_owned()),
@@ -151,14 +149,18 @@ fn ulimit(name: &str, value: i64) -> ResourcesUlimits {
 }
 
 impl Engine {
-    /// Makes a container and leaves it stopped.
-    pub(crate) async fn create(&self, blueprint: &Blueprint) -> Result<String, EngineError> {
+    /// Makes a container of an image and leaves it stopped. The image is named by its id, so that a tag that moves changes nothing.
+    pub(crate) async fn create(
+        &self,
+        blueprint: &Blueprint,
+        image_id: &str,
+    ) -> Result<String, EngineError> {
         let client = self.client().await?;
         let options = CreateContainerOptionsBuilder::default()
             .name(&blueprint.names.object)
             .build();
         let made = client
-            .create_container(Some(options), blueprint.body())
+            .create_container(Some(options), blueprint.body(image_id))
             .await?;
         Ok(made.id)
     }

@@ -1,35 +1,11 @@
 //! What goes wrong with an instance is said in words, and blamed on the right one.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
-use freehold_agent::model::{InstanceControl as _, InstanceStatus, ReportedState, StepResult};
+use freehold_agent::model::{InstanceControl as _, InstanceStatus, ReportedState};
 use freehold_proto::id::InstanceId;
 
-use crate::host::{Host, IMAGE, is_possible, output, run};
-
-/// An image made for one test, removed when it is dropped.
-struct Image(String);
-
-impl Image {
-    fn build(name: &str, dockerfile: &str, files: &[&str]) -> Self {
-        let dir = tempfile::tempdir().expect("a directory");
-        std::fs::write(dir.path().join("Dockerfile"), dockerfile).expect("written");
-        for file in files {
-            let name = Path::new(file).file_name().expect("a file");
-            std::fs::copy(file, dir.path().join(name)).expect("copied");
-        }
-        let tag = format!("freehold-test/{name}:{}", std::process::id());
-        let dir = dir.path().display().to_string();
-        output(&["docker", "build", "-q", "-t", &tag, &dir]);
-        Self(tag)
-    }
-}
-
-impl Drop for Image {
-    fn drop(&mut self) {
-        run(&["docker", "rmi", "-f", &self.0]);
-    }
-}
+use crate::host::{Host, IMAGE, Image, is_possible, output, run};
 
 async fn failed(host: &mut Host, id: InstanceId) -> InstanceStatus {
     host.reported(id, |status| status.state == ReportedState::Failed)
@@ -53,7 +29,7 @@ async fn an_image_that_cannot_be_had_is_named() {
         "{}",
         status.detail
     );
-    assert_eq!(host.down(&spec).await.result, StepResult::Passed);
+    host.down_clean(&spec).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -82,7 +58,7 @@ async fn an_image_without_sshd_fails_at_once_and_says_what_to_install() {
         "{}",
         status.detail
     );
-    assert_eq!(host.down(&spec).await.result, StepResult::Passed);
+    host.down_clean(&spec).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -104,7 +80,7 @@ async fn an_sshd_that_never_answers_is_reported_and_can_be_ended() {
         .await;
     assert!(!status.sshd_listening);
     assert!(status.detail.contains("sshd"), "{}", status.detail);
-    assert_eq!(host.down(&spec).await.result, StepResult::Passed);
+    host.down_clean(&spec).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -123,7 +99,7 @@ async fn an_end_interrupts_a_pull() {
         status.state == ReportedState::Preparing
     })
     .await;
-    assert_eq!(host.down(&spec).await.result, StepResult::Passed);
+    host.down_clean(&spec).await;
     // The order that is behind the end does not bring it back.
     host.instances().ensure_running(spec.clone());
     let order = host.end_of(&spec);
@@ -166,7 +142,7 @@ async fn an_engine_that_does_not_answer_makes_instances_unknown_never_absent() {
     std::os::unix::fs::symlink("/var/run/docker.sock", &host.socket).expect("linked");
     let status = host.reported(id, |status| status.sshd_listening).await;
     assert_eq!(status.state, ReportedState::Running);
-    assert_eq!(host.down(&spec).await.result, StepResult::Passed);
+    host.down_clean(&spec).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -190,7 +166,7 @@ async fn a_container_that_was_stopped_is_reported_and_started_by_the_next_order(
         host.inside(id, "cat /lease/file; sudo cat /root/file"),
         "kept\nkept"
     );
-    host.down(&spec).await;
+    host.down_clean(&spec).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -222,7 +198,7 @@ async fn a_host_that_was_restarted_starts_nothing_before_its_key_comes_again() {
         .await;
     host.up(&spec).await;
     assert_eq!(host.inside(id, "cat /lease/file"), "kept");
-    host.down(&spec).await;
+    host.down_clean(&spec).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -245,5 +221,5 @@ async fn an_sshd_that_its_tenant_ends_comes_back_and_ends_nothing_else() {
         alive = host.ssh(id, "kill -0 $(cat /lease/pid)");
     }
     assert!(alive.status.success());
-    host.down(&spec).await;
+    host.down_clean(&spec).await;
 }

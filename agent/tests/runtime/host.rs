@@ -59,6 +59,30 @@ pub(crate) fn is_possible() -> bool {
     has_image && is_root
 }
 
+/// An image made for one test, removed when it is dropped.
+pub(crate) struct Image(pub(crate) String);
+
+impl Image {
+    pub(crate) fn build(name: &str, dockerfile: &str, files: &[&str]) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::write(dir.path().join("Dockerfile"), dockerfile).expect("written");
+        for file in files {
+            let name = Path::new(file).file_name().expect("a file");
+            std::fs::copy(file, dir.path().join(name)).expect("copied");
+        }
+        let tag = format!("freehold-test/{name}:{}", std::process::id());
+        let dir = dir.path().display().to_string();
+        output(&["docker", "build", "-q", "-t", &tag, &dir]);
+        Self(tag)
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        run(&["docker", "rmi", "-f", &self.0]);
+    }
+}
+
 pub(crate) struct Gpus {
     events: broadcast::Sender<GpuEvent>,
     findings: watch::Sender<Vec<HealthFinding>>,
@@ -346,6 +370,12 @@ impl Host {
         let order = self.end_of(spec);
         self.instances().ensure_gone(order.clone());
         self.outcome(order.scrub_id).await
+    }
+
+    /// Ends an instance; its scrub has to pass.
+    pub(crate) async fn down_clean(&mut self, spec: &InstanceSpec) {
+        let outcome = self.down(spec).await;
+        assert_eq!(outcome.result, StepResult::Passed, "{outcome:#?}");
     }
 
     /// The container's name.

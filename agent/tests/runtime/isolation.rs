@@ -80,10 +80,10 @@ async fn an_instance_reaches_neither_the_host_nor_metadata_nor_a_neighbour() {
     );
 
     for (owner, spec) in [(&mut host, spec), (&mut other_host, other)] {
-        owner.down(&spec).await;
+        owner.down_clean(&spec).await;
     }
     assert!(!host.rules().is_empty(), "an instance is left");
-    host.down(&same_host).await;
+    host.down_clean(&same_host).await;
     assert_eq!(host.rules(), Vec::<String>::new());
 }
 
@@ -102,5 +102,5 @@ async fn rules_that_others_flushed_are_laid_again() {
     assert_eq!(host.rules(), Vec::<String>::new());
     host.start_agent().await;
     assert_eq!(host.rules(), before);
-    host.down(&spec).await;
+    host.down_clean(&spec).await;
 }

@@ -10,10 +10,11 @@ if ! id lease >/dev/null 2>&1; then
     [ -x /bin/bash ] && shell=/bin/bash
     if command -v useradd >/dev/null 2>&1; then
         useradd --home-dir /home/lease --no-create-home --user-group --shell "$shell" lease
-        usermod --password '*' lease
     else
         adduser -D -H -h /home/lease -s "$shell" lease
     fi
+    # '*' admits no password; '!' would make sshd refuse the account as locked.
+    sed -i 's/^lease:![^:]*:/lease:*:/' /etc/shadow
     if [ -d /etc/sudoers.d ]; then
         echo 'lease ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/lease
         chmod 0440 /etc/sudoers.d/lease
@@ -26,18 +27,23 @@ if [ ! -d /home/lease ]; then
     chmod 0750 /home/lease
 fi
 chown lease: /lease
-
-# All logins come from one address, so an sshd that punishes addresses for failed logins would lock everybody out.
 mkdir -p /run/sshd
-lenient='-o PerSourcePenalties=no'
-# shellcheck disable=SC2086 # two words
-"$sshd" -t -f "$config" $lenient 2>/dev/null || lenient=
 
+# What the image sets for CUDA and Python reaches logins too. Values with blanks or quotes would need quoting, and are left out.
+given="$(env | grep -E '^(PATH|(LD_)?LIBRARY_PATH|(CUDA|NCCL|NVIDIA|NV|CONDA|PYTHON|UV|HF)[A-Z0-9_]*)=[^[:space:]"\\]+$' | tr '\n' ' ')"
+set -- -o "SetEnv ${given:-FREEHOLD=1}"
+
+# All logins come from one address, so an sshd that punishes addresses for failed logins would lock everybody out. One that is too old to
+# know the option ends at once with 1.
+lenient=PerSourcePenalties=no
 trap 'kill "$child" 2>/dev/null; exit 0' TERM INT
 while :; do
-    # shellcheck disable=SC2086 # two words or none
-    "$sshd" -D -e -f "$config" $lenient &
+    "$sshd" -D -e -f "$config" "$@" ${lenient:+-o "$lenient"} &
     child=$!
     wait "$child"
-    sleep 1
+    if [ $? -eq 1 ] && [ -n "$lenient" ]; then
+        lenient=
+    else
+        sleep 1
+    fi
 done
