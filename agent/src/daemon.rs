@@ -38,10 +38,6 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 /// What instances may report while the link is busy.
 const EVENT_BACKLOG: usize = 256;
 
-/// Where the simulator looks for its scenario, in this order.
-const SCENARIO_VARIABLE: &str = "FREEHOLD_NVML_SCENARIO";
-const SCENARIO_DEFAULT: &str = "/etc/freehold-sim/scenario.toml";
-
 /// Why the agent does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -119,7 +115,7 @@ pub async fn run(args: RunArgs, cancel: CancellationToken) -> Result<(), RunErro
         gpus: Arc::clone(&gpus) as _,
         gate: Arc::clone(&gpus) as _,
         certifier: Arc::new(replicas.clone()),
-        simulator: simulator_files(&gpus, args.nvml_lib),
+        simulator: instances::SimulatorFiles::find(args.nvml_lib.as_deref()),
         events,
     };
     let instances = instances::start(instances, &tasks, &cancel).await;
@@ -214,14 +210,4 @@ async fn watch_gpus(
         }
     }
     Arc::new(gpus)
-}
-
-/// What instances need to see simulated GPUs; nothing when the GPUs are real.
-fn simulator_files(gpus: &Gpus, library: Option<PathBuf>) -> Option<instances::SimulatorFiles> {
-    let library = library.filter(|_| gpus.inventory().simulated)?;
-    let scenario = std::env::var_os(SCENARIO_VARIABLE);
-    Some(instances::SimulatorFiles {
-        library,
-        scenario: scenario.map_or_else(|| SCENARIO_DEFAULT.into(), PathBuf::from),
-    })
 }

@@ -5,6 +5,9 @@
 //! SCRATCH_DIR/HOST/INSTANCE/image ──loop──► …/mount ──► mount/data (encrypted) ──► data/lease at /lease, data/home at /home
 //! ```
 //!
+//! The folder is a mount of its own, shared with the mount namespaces of processes that start while the scratch is there: without that,
+//! each of them would hold the disk after it was unmounted here.
+//!
 //! The file keeps its size, so that a full scratch is the tenant's own trouble. The key comes with the order and is kept by the kernel
 //! only: after the host's restart the names below `data` are not even there until the order comes again, and the container, which needs
 //! them, cannot start before.
@@ -21,7 +24,10 @@ use std::{
 };
 
 use freehold_proto::id::{HostId, InstanceId};
-use rustix::fs::statvfs;
+use rustix::{
+    fs::statvfs,
+    mount::{MountPropagationFlags, mount_bind, mount_change},
+};
 
 use crate::{
     command::{self, CommandError},
@@ -128,13 +134,24 @@ impl Scratch {
             .mode(0o700)
             .create(&mount_point)
             .map_err(io_error(format!("cannot make {}", mount_point.display())))?;
-        if !mounts::is_mounted(&mount_point).map_err(io_error("cannot read the mounts"))? {
+        if !is_mounted(&mount_point)? {
+            self.share()?;
             if !self.image().exists() {
                 self.format(wanted).await?;
             }
             self.mount().await?;
         }
         self.unlock(wanted)
+    }
+
+    fn share(&self) -> Result<(), ScratchError> {
+        if is_mounted(&self.dir)? {
+            return Ok(());
+        }
+        mount_bind(&self.dir, &self.dir)
+            .and_then(|()| mount_change(&self.dir, MountPropagationFlags::SHARED))
+            .map_err(io::Error::from)
+            .map_err(io_error(format!("cannot share {}", self.dir.display())))
     }
 
     /// Makes the file and the file system in it. Only a whole one gets the name `image`.
@@ -217,7 +234,7 @@ impl Scratch {
     pub(crate) async fn destroy(&self) -> Result<String, ScratchError> {
         let point = self.mount_point();
         let mut said = Vec::new();
-        if mounts::is_mounted(&point).map_err(io_error("cannot read the mounts"))? {
+        if is_mounted(&point)? {
             let key = with_patience(|| {
                 let scratch = self.clone();
                 blocking(move || scratch.forget_key())
@@ -225,6 +242,9 @@ impl Scratch {
             said.push(key.await?);
             with_patience(|| unmount(point.clone())).await?;
             said.push("unmounted".to_owned());
+        }
+        if is_mounted(&self.dir)? {
+            with_patience(|| unmount(self.dir.clone())).await?;
         }
         with_patience(|| std::future::ready(self.check_loops())).await?;
         if self.dir.exists() {
@@ -293,6 +313,10 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work)
         .await
         .unwrap_or_else(|_| Err(ScratchError::Refused("the agent is stopping".to_owned())))
+}
+
+fn is_mounted(point: &Path) -> Result<bool, ScratchError> {
+    mounts::is_mounted(point).map_err(io_error("cannot read the mounts"))
 }
 
 async fn unmount(point: PathBuf) -> Result<(), ScratchError> {

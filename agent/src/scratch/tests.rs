@@ -117,3 +117,28 @@ async fn a_copy_of_the_mount_in_a_container_that_starts_is_waited_for() {
     assert!(!scratch.dir().exists());
     holder.wait().await.expect("ended");
 }
+
+#[tokio::test]
+async fn a_process_with_mounts_of_its_own_does_not_hold_a_scratch() {
+    let root = tempfile::tempdir().expect("a directory");
+    let Some(scratch) = scratch(root.path()) else {
+        return;
+    };
+    scratch.ensure(&wanted(5)).await.expect("made");
+    // As a service with a private /tmp that starts meanwhile.
+    let mut process = std::process::Command::new("unshare");
+    let process = process.args(["--mount", "--propagation", "unchanged", "sh", "-c"]);
+    let mut process = process
+        .arg("echo; exec sleep 60")
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let mut started = [0; 1];
+    let mut output = process.stdout.take().expect("piped");
+    output.read_exact(&mut started).expect("it runs");
+    let destroyed = scratch.destroy().await;
+    process.kill().expect("it ran");
+    process.wait().expect("it ended");
+    let said = destroyed.expect("destroyed while the process ran");
+    assert!(said.contains("unmounted"), "{said}");
+}

@@ -456,7 +456,11 @@ impl Drop for Host {
         }
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let dir = self.dir.path().display().to_string();
-        for point in mounts.lines().filter_map(|line| line.split(' ').nth(4)) {
+        for point in mounts
+            .lines()
+            .rev()
+            .filter_map(|line| line.split(' ').nth(4))
+        {
             if point.starts_with(&dir) {
                 let _ = Command::new("umount").arg(point).output();
             }
