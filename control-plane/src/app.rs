@@ -6,7 +6,10 @@ use freehold_proto::id::ReplicaId;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::Config, database::Bus, hosts::links::Links, pki::Pki, telemetry::Telemetry};
+use crate::{
+    access::gateway, config::Config, database::Bus, hosts::links::Links, pki::Pki,
+    telemetry::Telemetry,
+};
 
 /// The parts that capabilities share. Cheap to clone.
 #[derive(Clone)]
@@ -30,6 +33,8 @@ pub struct Parts {
     pub telemetry: Telemetry,
     /// Keys and certificate authorities.
     pub pki: Pki,
+    /// What the SSH gateway counts.
+    pub ssh: gateway::Activity,
     /// Cancelled when this replica stops: calls without an end of their own end then.
     pub shutdown: CancellationToken,
 }

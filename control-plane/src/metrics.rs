@@ -26,6 +26,7 @@ struct StateLabel {
 /// When the database does not answer.
 pub(crate) async fn render(app: &App) -> Result<String> {
     let mut registry = Registry::with_prefix("freehold");
+    app.ssh.register(&mut registry);
     let instances = Family::<StateLabel, Gauge>::default();
     let oldest = Family::<StateLabel, Gauge>::default();
     registry.register(

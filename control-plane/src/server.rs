@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    access::gateway::Activity,
     app::{App, Parts},
     bootstrap, cluster,
     config::Config,
@@ -200,6 +201,7 @@ async fn build_app(
         links: Links::default(),
         telemetry: Telemetry::default(),
         pki,
+        ssh: Activity::default(),
         shutdown,
     }))
 }

@@ -15,6 +15,7 @@ use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    access::gateway::Activity,
     app::{App, Parts},
     bootstrap, cluster,
     config::Config,
@@ -103,6 +104,7 @@ async fn build(data_dir: &Path, arguments: &[&str], pool: sqlx::PgPool) -> App {
         links: Links::default(),
         telemetry: Telemetry::default(),
         pki,
+        ssh: Activity::default(),
         shutdown: CancellationToken::new(),
     })
 }

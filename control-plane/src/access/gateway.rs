@@ -20,10 +20,11 @@ use russh::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+mod activity;
 mod auth;
 mod connection;
 mod flow;
@@ -35,6 +36,7 @@ mod store;
 mod tests;
 mod upstream;
 
+pub use activity::Activity;
 pub use probe::login_probe;
 pub use upstream::ProbeError;
 
@@ -46,6 +48,8 @@ use upstream::Dialer;
 
 /// Connections of one replica. More would starve the rest of it of memory.
 const MAX_CONNECTIONS: usize = 4096;
+/// Connections of which nobody has logged in yet. More are dropped, so that strangers cannot take the places of all.
+const MAX_LOGGING_IN: usize = 512;
 /// A client that has not logged in by then is dropped.
 const LOGIN_GRACE: Duration = Duration::from_secs(30);
 /// How long a client may take to close after it was told to.
@@ -76,8 +80,12 @@ struct Gateway {
     dialer: Dialer,
     tasks: TaskTracker,
     slots: Arc<Semaphore>,
+    logging_in: Arc<Semaphore>,
     config: Arc<Mutex<Option<Made>>>,
 }
+
+/// A login that is under way: its outcome, and the place that it takes until then.
+type Login = (oneshot::Receiver<auth::Admission>, OwnedSemaphorePermit);
 
 /// A configuration and when it was made.
 struct Made {
@@ -92,6 +100,7 @@ impl Gateway {
             dialer,
             tasks,
             slots: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            logging_in: Arc::new(Semaphore::new(MAX_LOGGING_IN)),
             config: Arc::default(),
         }
     }
@@ -111,15 +120,20 @@ impl Gateway {
                     continue;
                 }
             };
-            let Ok(slot) = self.slots.clone().try_acquire_owned() else {
-                tracing::warn!(%peer, "too many SSH connections; one was dropped");
+            let slot = self.slots.clone().try_acquire_owned();
+            let login = self.logging_in.clone().try_acquire_owned();
+            let (Ok(slot), Ok(login)) = (slot, login) else {
+                self.app.ssh.count_dropped();
+                tracing::debug!(%peer, "too many SSH connections; one was dropped");
                 continue;
             };
             let (gateway, cancel) = (self.clone(), cancel.clone());
             self.tasks.spawn(async move {
-                if let Err(error) = gateway.serve_one(socket, peer, slot, cancel).await {
+                let _open = gateway.app.ssh.open();
+                if let Err(error) = gateway.serve_one(socket, peer, login, cancel).await {
                     tracing::debug!(%peer, error = format!("{error:#}"), "an SSH connection failed");
                 }
+                drop(slot);
             });
         }
     }
@@ -128,7 +142,7 @@ impl Gateway {
         &self,
         socket: TcpStream,
         peer: SocketAddr,
-        _slot: OwnedSemaphorePermit,
+        login: OwnedSemaphorePermit,
         cancel: CancellationToken,
     ) -> anyhow::Result<()> {
         socket.set_nodelay(true)?;
@@ -140,7 +154,7 @@ impl Gateway {
         let side = ServerSide::new(self.app.clone(), connection.clone());
         let start = server::run_stream(self.config()?, TcpStream::from_std(socket)?, side);
         let done = match tokio::time::timeout(LOGIN_GRACE, start).await {
-            Ok(Ok(session)) => self.supervise(session, admitted, cancel).await,
+            Ok(Ok(session)) => self.supervise(session, (admitted, login), cancel).await,
             Ok(Err(error)) => Err(error.into()),
             Err(_) => Ok(()),
         };
@@ -153,14 +167,14 @@ impl Gateway {
     async fn supervise(
         &self,
         mut session: RunningSession<ServerSide>,
-        admitted: tokio::sync::oneshot::Receiver<auth::Admission>,
+        login: Login,
         cancel: CancellationToken,
     ) -> anyhow::Result<()> {
         let handle = session.handle();
         let reason = tokio::select! {
             ended = &mut session => return Ok(ended?),
             () = cancel.cancelled() => "the gateway restarts; connect again".to_owned(),
-            reason = self.reason_to_cut(admitted) => reason,
+            reason = self.reason_to_cut(login) => reason,
         };
         // A client that reads nothing must not keep its connection by that.
         let told = async {
@@ -173,11 +187,10 @@ impl Gateway {
         Ok(())
     }
 
-    async fn reason_to_cut(
-        &self,
-        admitted: tokio::sync::oneshot::Receiver<auth::Admission>,
-    ) -> String {
-        match tokio::time::timeout(LOGIN_GRACE, admitted).await {
+    async fn reason_to_cut(&self, (admitted, place): Login) -> String {
+        let admitted = tokio::time::timeout(LOGIN_GRACE, admitted).await;
+        drop(place);
+        match admitted {
             Ok(Ok(admission)) => auth::access_ended(&self.app, &admission).await,
             // Nobody will log in: the session is about to end by itself.
             Ok(Err(_)) => std::future::pending().await,

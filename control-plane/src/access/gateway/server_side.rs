@@ -45,6 +45,10 @@ impl ServerSide {
 
     /// Acts on a verdict. Who is refused with words logs in first: only then can it be told.
     fn act(&mut self, verdict: Result<Verdict>) -> Auth {
+        match &verdict {
+            Ok(Verdict::Admitted(_)) => self.app.ssh.count_admitted(),
+            _ => self.app.ssh.count_refused(),
+        }
         match verdict {
             Ok(Verdict::Stranger) => return Auth::reject(),
             Ok(Verdict::Refused(words)) => self.refusal = Some(words),

@@ -33,6 +33,8 @@ async fn a_lease_is_entered_by_name_or_id_with_or_without_its_ordinal() {
         let output = world.ssh_as(&name, &["echo in"]).await;
         assert_eq!(stdout(&output), "in\n", "{name}: {}", stderr(&output));
     }
+    let metrics = crate::metrics::render(&world.app).await.unwrap();
+    assert!(metrics.contains("freehold_ssh_logins_total 4"), "{metrics}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
