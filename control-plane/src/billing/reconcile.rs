@@ -7,7 +7,7 @@ use freehold_proto::id::LeaseId;
 use uuid::Uuid;
 
 use super::{
-    model::{Change, Period, difference, may_close, meter, next_due},
+    model::{Change, Period, decimal, difference, may_close, meter, next_due},
     store::{self, Metered, Posting},
 };
 use crate::{
@@ -103,7 +103,7 @@ fn in_words(posting: &Posting, closes: bool) -> String {
     let amounts: Vec<String> = posting
         .micros
         .iter()
-        .map(|(currency, micros)| format!("{micros} micros {currency}"))
+        .map(|(currency, micros)| format!("{} {currency}", decimal(*micros)))
         .collect();
     let last = if closes { "; the meter is closed" } else { "" };
     format!(

@@ -17,11 +17,13 @@ pub(super) use report::{ReportQuery, ReportRow, load_report};
 pub(super) use usage::{UsageFilter, UsageRow, list_usage};
 
 /// A transaction whose queries are planned for the values of the call. A plan for any values would read an index that does not fit them, or test
-/// conditions that hold for all of ten million rows.
+/// conditions that hold for all of ten million rows. Nothing is compiled: that costs more than it saves up to tens of millions of rows.
 async fn plan_for_values(connection: &mut PgConnection) -> Result<Transaction<'_, Postgres>> {
     let mut tx = connection.begin().await?;
-    sqlx::query!("set local plan_cache_mode = force_custom_plan")
-        .execute(&mut *tx)
-        .await?;
+    sqlx::query!(
+        "select set_config('plan_cache_mode', 'force_custom_plan', true) as planning, set_config('jit', 'off', true) as compilation"
+    )
+    .fetch_one(&mut *tx)
+    .await?;
     Ok(tx)
 }

@@ -7,7 +7,7 @@ use super::{
     model::lease::LeaseState,
     store::{self, AvailabilityRow, History, LeaseRecord},
 };
-use crate::error::Result;
+use crate::{billing::model::decimal, error::Result};
 
 /// A lease with its past and a sentence on it.
 #[derive(Debug, Clone)]
@@ -93,19 +93,6 @@ fn advice(state: LeaseState) -> Option<&'static str> {
     }
 }
 
-/// Micros as a decimal number with at least two places: 1,890,000 is `1.89`.
-fn decimal(micros: i64) -> String {
-    let sign = if micros < 0 { "-" } else { "" };
-    let absolute = micros.unsigned_abs();
-    let fraction = format!("{:06}", absolute % 1_000_000);
-    let (cents, rest) = fraction.split_at(2);
-    format!(
-        "{sign}{}.{cents}{}",
-        absolute / 1_000_000,
-        rest.trim_end_matches('0')
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use chrono::{DateTime, Utc};
@@ -182,18 +169,5 @@ mod tests {
         assert!(paused.ends_with("Nothing has been billed so far."));
         let running = summarize(&impaired, &history(Some("tenant"), None));
         assert!(running.contains("the meter runs"), "{running}");
-    }
-
-    #[test]
-    fn micros_are_shown_exactly() {
-        for (micros, shown) in [
-            (0, "0.00"),
-            (1, "0.000001"),
-            (1_890_000, "1.89"),
-            (-15_500_000, "-15.50"),
-            (2_100_001, "2.100001"),
-        ] {
-            assert_eq!(decimal(micros), shown);
-        }
     }
 }

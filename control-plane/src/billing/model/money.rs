@@ -18,6 +18,20 @@ pub fn amount_micros(
     i64::try_from((total + half) / divisor).ok()
 }
 
+/// Micros as a decimal number with at least two places: 1,890,000 is `1.89`.
+#[must_use]
+pub fn decimal(micros: i64) -> String {
+    let sign = if micros < 0 { "-" } else { "" };
+    let absolute = micros.unsigned_abs();
+    let fraction = format!("{:06}", absolute % 1_000_000);
+    let (cents, rest) = fraction.split_at(2);
+    format!(
+        "{sign}{}.{cents}{}",
+        absolute / 1_000_000,
+        rest.trim_end_matches('0')
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -45,6 +59,19 @@ mod tests {
     fn what_does_not_fit_is_refused_and_not_wrapped() {
         assert_eq!(amount_micros(i64::MAX, 1, 64, 3600), None);
         assert_eq!(amount_micros(i64::MAX, 1, i32::MAX, i64::MAX), None);
+    }
+
+    #[test]
+    fn micros_are_shown_exactly() {
+        for (micros, shown) in [
+            (0, "0.00"),
+            (1, "0.000001"),
+            (1_890_000, "1.89"),
+            (-15_500_000, "-15.50"),
+            (2_100_001, "2.100001"),
+        ] {
+            assert_eq!(decimal(micros), shown);
+        }
     }
 
     proptest! {
