@@ -39,7 +39,7 @@ use crate::{
 };
 use child::Nvml;
 use state::State;
-use wire::{Line, Request};
+use wire::{Answer, Request};
 
 pub use child::{NvmlError, Program, Timing};
 pub use look::{Look, look};
@@ -138,7 +138,7 @@ impl GpuSource for Gpus {
 
     async fn sample(&self) -> Vec<GpuSample> {
         match self.shared.nvml.ask(Request::Sample).await {
-            Ok((hello, Line::Sample(measures))) => {
+            Ok((hello, Answer::Sample(measures))) => {
                 let now_micros = self.shared.clock.now_micros();
                 self.shared
                     .change(|state| state.sampled(&hello, &measures, now_micros))
@@ -202,7 +202,7 @@ impl Shared {
     /// Looks at everything now.
     async fn examine(&self) -> Result<Vec<GpuHealth>, NvmlError> {
         match self.nvml.ask(Request::Health).await {
-            Ok((hello, Line::Health(gpus))) => {
+            Ok((hello, Answer::Health(gpus))) => {
                 self.change(|state| state.examined(&hello, gpus.clone()));
                 self.settled.send_replace(true);
                 Ok(gpus)

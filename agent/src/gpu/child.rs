@@ -16,14 +16,14 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     process::{Child, ChildStdin, ChildStdout, Command},
     sync::{Mutex, mpsc},
     time::{Instant, timeout},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::wire::{Hello, Line, Request, Unavailable, XidEvent};
+use super::wire::{self, Answer, Hello, Request, Unavailable, XidEvent};
 
 /// Workers that were killed and have not ended.
 const MOST_STUCK: usize = 4;
@@ -117,7 +117,7 @@ struct Slot {
 #[derive(Debug)]
 struct Worker {
     input: ChildStdin,
-    answers: mpsc::Receiver<Line>,
+    answers: mpsc::Receiver<Answer>,
     hello: Arc<Hello>,
     /// Ends the process.
     _end: DropGuard,
@@ -146,7 +146,7 @@ impl Nvml {
     }
 
     /// Asks the worker, which is started when there is none. The answer comes with the hello of the worker that gave it.
-    pub(super) async fn ask(&self, request: Request) -> Result<(Arc<Hello>, Line), NvmlError> {
+    pub(super) async fn ask(&self, request: Request) -> Result<(Arc<Hello>, Answer), NvmlError> {
         let mut slot = self.slot.lock().await;
         if let Some((error, until)) = &slot.failed
             && Instant::now() < *until
@@ -184,9 +184,9 @@ impl Nvml {
         &self,
         mut worker: Worker,
         request: Request,
-    ) -> Result<(Worker, Line), NvmlError> {
+    ) -> Result<(Worker, Answer), NvmlError> {
         let limit = self.timing.call;
-        match timeout(limit, worker.ask(&request)).await {
+        match timeout(limit, worker.ask(request)).await {
             Ok(answer) => Ok((worker, answer?)),
             Err(_) => Err(NvmlError::Timeout(limit)),
         }
@@ -215,18 +215,18 @@ impl Nvml {
             return Err(NvmlError::Died("it has no pipes".to_owned()));
         };
         let (answers_in, mut answers) = mpsc::channel(1);
-        tokio::spawn(read_lines(output, answers_in, self.xids.clone()));
+        tokio::spawn(read_answers(output, answers_in, self.xids.clone()));
         let end = CancellationToken::new();
         tokio::spawn(watch(child, end.clone(), Arc::clone(&self.stuck)));
         let end = end.drop_guard();
         match timeout(self.timing.start, answers.recv()).await {
-            Ok(Some(Line::Hello(hello))) => Ok(Worker {
+            Ok(Some(Answer::Hello(hello))) => Ok(Worker {
                 input,
                 answers,
                 hello: Arc::new(hello),
                 _end: end,
             }),
-            Ok(Some(Line::Unavailable(why))) => Err(NvmlError::from(why)),
+            Ok(Some(Answer::Unavailable(why))) => Err(NvmlError::from(why)),
             Ok(_) => Err(NvmlError::Died("it ended while it started".to_owned())),
             Err(_) => Err(NvmlError::Timeout(self.timing.start)),
         }
@@ -240,28 +240,25 @@ impl From<Unavailable> for NvmlError {
 }
 
 impl Worker {
-    async fn ask(&mut self, request: &Request) -> Result<Line, NvmlError> {
-        let died = |error: &dyn std::fmt::Display| NvmlError::Died(error.to_string());
-        let mut line = serde_json::to_vec(request).map_err(|error| died(&error))?;
-        line.push(b'\n');
-        let sent = self.input.write_all(&line).await;
-        sent.map_err(|error| died(&error))?;
+    async fn ask(&mut self, request: Request) -> Result<Answer, NvmlError> {
+        let sent = self.input.write_all(&[request.to_byte()]).await;
+        sent.map_err(|error| NvmlError::Died(error.to_string()))?;
         let answer = self.answers.recv().await;
-        answer.ok_or_else(|| died(&"it closed its output"))
+        answer.ok_or_else(|| NvmlError::Died("it closed its output".to_owned()))
     }
 }
 
 /// Hands answers to whoever waits for one, and Xids to the monitor, until the worker closes its output.
-async fn read_lines(
+async fn read_answers(
     output: ChildStdout,
-    answers: mpsc::Sender<Line>,
+    answers: mpsc::Sender<Answer>,
     xids: mpsc::Sender<XidEvent>,
 ) {
     let mut output = BufReader::new(output);
-    let mut line = Vec::new();
-    while matches!(output.read_until(b'\n', &mut line).await, Ok(length) if length > 0) {
-        match serde_json::from_slice(&line) {
-            Ok(Line::Xid(event)) => {
+    let mut body = Vec::new();
+    loop {
+        match read_answer(&mut output, &mut body).await {
+            Ok(Answer::Xid(event)) => {
                 // A full channel is a storm of the same Xid, of which the monitor has enough.
                 let _ = xids.try_send(event);
             }
@@ -270,13 +267,24 @@ async fn read_lines(
                     return;
                 }
             }
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return,
             Err(error) => {
-                tracing::error!(%error, "the NVML process wrote a line that cannot be read");
+                tracing::error!(%error, "what the NVML process wrote cannot be read");
                 return;
             }
         }
-        line.clear();
     }
+}
+
+async fn read_answer(
+    output: &mut BufReader<ChildStdout>,
+    body: &mut Vec<u8>,
+) -> io::Result<Answer> {
+    let mut head = [0; wire::HEAD];
+    output.read_exact(&mut head).await?;
+    body.resize(wire::body_length(head)?, 0);
+    output.read_exact(body).await?;
+    wire::decode(head, body)
 }
 
 /// Waits for the worker's end. When nobody needs it any more it is killed, and reaped whenever the kernel lets go of it.

@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     Gpus, checks,
-    wire::{GpuHealth, Line, Request},
+    wire::{Answer, GpuHealth, Request},
 };
 use crate::model::{Baseline, GpuGate, Step, StepResult};
 
@@ -20,7 +20,7 @@ impl GpuGate for Gpus {
         let mut steps = vec![self.wait_for_processes().await];
         let began = Instant::now();
         match self.shared.nvml.ask(Request::Restore).await {
-            Ok((_, Line::Restored(restored))) => steps.extend(restored),
+            Ok((_, Answer::Restored(restored))) => steps.extend(restored),
             Ok(_) => {
                 self.shared.nvml.restart().await;
                 steps.push(failed(

@@ -9,7 +9,7 @@ use super::{
     child::Nvml,
     kernel_log::KernelLog,
     state::{SeenXid, State, Whose},
-    wire::{GpuHealth, Line, Request},
+    wire::{Answer, GpuHealth, Request},
     xid,
 };
 use crate::{
@@ -46,12 +46,12 @@ pub async fn look(program: Program, kmsg: &Path) -> Result<Look, NvmlError> {
             "the NVIDIA driver works and finds no GPU. Check `lspci -d 10de:`".to_owned(),
         ));
     }
-    if let Line::Health(gpus) = answer {
+    if let Answer::Health(gpus) = answer {
         state.examined(&hello, gpus);
     }
     read_log(&mut state, kmsg);
     let mut samples = Vec::new();
-    if let (hello, Line::Sample(measures)) = nvml.ask(Request::Sample).await? {
+    if let (hello, Answer::Sample(measures)) = nvml.ask(Request::Sample).await? {
         samples = state.sampled(&hello, &measures, Clock::default().now_micros());
     }
     let healths = &state.snapshot.gpus;

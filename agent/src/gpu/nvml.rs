@@ -11,7 +11,7 @@ use nvml_wrapper::{
     error::NvmlError,
 };
 
-use super::wire::{Hello, Measures, Readings, Unavailable};
+use super::wire::{Hello, Measure, Measures, Readings, Unavailable};
 use crate::model::GpuInfo;
 
 /// What the linker looks for when no library is named.
@@ -68,14 +68,7 @@ impl Library {
 
     /// What telemetry shows, of every GPU that was opened.
     pub(super) fn sample(&self) -> Vec<Measures> {
-        self.gpus
-            .iter()
-            .enumerate()
-            .map(|(at, gpu)| match measure(gpu) {
-                Some(readings) => Measures(at, true, readings),
-                None => Measures(at, false, Readings::default()),
-            })
-            .collect()
+        self.gpus.iter().map(measure).collect()
     }
 }
 
@@ -91,25 +84,25 @@ fn describe(gpu: &Device<'_>, index: u32) -> Result<GpuInfo, NvmlError> {
     })
 }
 
-/// `None`: the GPU is off the bus.
-fn measure(gpu: &Device<'_>) -> Option<Readings> {
+fn measure(gpu: &Device<'static>) -> Measures {
     let utilization = match gpu.utilization_rates() {
         Err(NvmlError::GpuLost) => return None,
         rates => rates.ok().map(|rates| rates.gpu),
     };
     let memory = gpu.memory_info().ok();
     let errors = |kind| gpu.total_ecc_errors(kind, EccCounter::Volatile).ok();
-    Some((
-        utilization,
-        memory.as_ref().map(|memory| memory.used),
-        memory.as_ref().map(|memory| memory.total),
-        gpu.temperature(TemperatureSensor::Gpu).ok(),
-        gpu.power_usage().ok(),
-        gpu.clock_info(Clock::SM).ok(),
-        gpu.clock_info(Clock::Memory).ok(),
-        errors(MemoryError::Corrected),
-        errors(MemoryError::Uncorrected),
-    ))
+    let mut readings = Readings::default();
+    readings.set(Measure::UtilizationPercent, utilization);
+    readings.set(Measure::MemoryUsedBytes, memory.as_ref().map(|m| m.used));
+    readings.set(Measure::MemoryTotalBytes, memory.as_ref().map(|m| m.total));
+    let temperature = gpu.temperature(TemperatureSensor::Gpu);
+    readings.set(Measure::TemperatureCelsius, temperature.ok());
+    readings.set(Measure::PowerMilliwatts, gpu.power_usage().ok());
+    readings.set(Measure::SmClockMhz, gpu.clock_info(Clock::SM).ok());
+    readings.set(Measure::MemoryClockMhz, gpu.clock_info(Clock::Memory).ok());
+    readings.set(Measure::EccCorrected, errors(MemoryError::Corrected));
+    readings.set(Measure::EccUncorrected, errors(MemoryError::Uncorrected));
+    Some(readings)
 }
 
 /// What is wrong and what to do, in an operator's words.

@@ -1,6 +1,6 @@
 //! Folds samples into whole minutes, in a ring of fixed size.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use crate::model::{GpuRollup, GpuSample};
 
@@ -38,6 +38,18 @@ struct Open {
 }
 
 impl Open {
+    fn new(uuid: &str, minute_micros: i64) -> Self {
+        let rollup = GpuRollup {
+            uuid: uuid.to_owned(),
+            minute_micros,
+            ..GpuRollup::default()
+        };
+        Self {
+            rollup,
+            ..Self::default()
+        }
+    }
+
     fn add(&mut self, sample: &GpuSample) {
         let rollup = &mut self.rollup;
         rollup.samples += 1;
@@ -63,7 +75,8 @@ impl Open {
 #[derive(Debug, Default)]
 pub(super) struct Rollups {
     minute_micros: i64,
-    open: BTreeMap<String, Open>,
+    /// In the order of the samples, which hardly ever changes.
+    open: Vec<Open>,
     done: VecDeque<GpuRollup>,
 }
 
@@ -71,20 +84,16 @@ impl Rollups {
     /// Adds samples that were taken at `now_micros`.
     pub(super) fn add(&mut self, now_micros: i64, samples: &[GpuSample]) {
         self.turn(now_micros);
-        for sample in samples {
-            if !self.open.contains_key(&sample.uuid) {
-                let rollup = GpuRollup {
-                    uuid: sample.uuid.clone(),
-                    minute_micros: self.minute_micros,
-                    ..GpuRollup::default()
-                };
-                let open = Open {
-                    rollup,
-                    ..Open::default()
-                };
-                self.open.insert(sample.uuid.clone(), open);
-            }
-            if let Some(open) = self.open.get_mut(&sample.uuid) {
+        for (place, sample) in samples.iter().enumerate() {
+            let is_it = |open: &Open| open.rollup.uuid == sample.uuid;
+            let at = match self.open.get(place) {
+                Some(open) if is_it(open) => place,
+                _ => self.open.iter().position(is_it).unwrap_or_else(|| {
+                    self.open.push(Open::new(&sample.uuid, self.minute_micros));
+                    self.open.len() - 1
+                }),
+            };
+            if let Some(open) = self.open.get_mut(at) {
                 open.add(sample);
             }
         }
@@ -104,7 +113,7 @@ impl Rollups {
         }
         self.minute_micros = minute;
         let closed = std::mem::take(&mut self.open);
-        self.done.extend(closed.into_values().map(Open::close));
+        self.done.extend(closed.into_iter().map(Open::close));
         let excess = self.done.len().saturating_sub(MOST);
         self.done.drain(..excess);
     }

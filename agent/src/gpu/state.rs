@@ -10,7 +10,7 @@ use std::{
 use super::{
     checks::{Snapshot, XidMark},
     rollup::Rollups,
-    wire::{GpuHealth, Hello, Measures},
+    wire::{GpuHealth, Hello, Measure, Measures, Readings},
     xid::{self, Severity},
 };
 use crate::{
@@ -141,22 +141,18 @@ impl State {
         self.greeted(hello);
         self.snapshot.failure = None;
         let mut samples = Vec::with_capacity(self.inventory.gpus.len());
-        for info in &self.inventory.gpus {
-            let own = |measure: &&Measures| {
-                hello
-                    .gpus
-                    .get(measure.0)
-                    .is_some_and(|gpu| gpu.uuid == info.uuid)
-            };
-            let measured = measures.iter().find(own);
+        for (place, info) in self.inventory.gpus.iter().enumerate() {
+            let is_it = |uuid: &str| uuid == info.uuid;
+            let own = find(place, &hello.gpus, |gpu| is_it(&gpu.uuid));
+            let measured = own.and_then(|own| *measures.get(own)?);
             let mut sample = measured.map(to_sample).unwrap_or_default();
             sample.uuid.clone_from(&info.uuid);
             sample.index = info.index;
             sample.last_xid = self.last_xids.get(&info.uuid).copied();
             samples.push(sample);
-            let health = self.snapshot.gpus.iter_mut();
-            if let Some(health) = health.into_iter().find(|gpu| gpu.uuid == info.uuid) {
-                health.lost = measured.is_none_or(|measure| !measure.1);
+            let health = find(place, &self.snapshot.gpus, |gpu| is_it(&gpu.uuid));
+            if let Some(health) = health.and_then(|at| self.snapshot.gpus.get_mut(at)) {
+                health.lost = measured.is_none();
             }
         }
         self.rollups.add(now_micros, &samples);
@@ -264,20 +260,26 @@ impl State {
     }
 }
 
-fn to_sample(measures: &Measures) -> GpuSample {
-    let Measures(_, _, readings) = measures;
-    let (utilization, used, total, temperature, power, sm, memory, corrected, uncorrected) =
-        *readings;
+/// Where an element is, which in all lists of GPUs is the same place, unless one was lost.
+fn find<T>(place: usize, list: &[T], is_it: impl Fn(&T) -> bool) -> Option<usize> {
+    if list.get(place).is_some_and(&is_it) {
+        return Some(place);
+    }
+    list.iter().position(is_it)
+}
+
+fn to_sample(readings: Readings) -> GpuSample {
+    let temperature = readings.get(Measure::TemperatureCelsius);
     GpuSample {
-        utilization_percent: utilization,
-        memory_used_bytes: used,
-        memory_total_bytes: total,
+        utilization_percent: readings.get_small(Measure::UtilizationPercent),
+        memory_used_bytes: readings.get(Measure::MemoryUsedBytes),
+        memory_total_bytes: readings.get(Measure::MemoryTotalBytes),
         temperature_celsius: temperature.and_then(|celsius| i32::try_from(celsius).ok()),
-        power_milliwatts: power.map(u64::from),
-        sm_clock_mhz: sm,
-        memory_clock_mhz: memory,
-        ecc_corrected: corrected,
-        ecc_uncorrected: uncorrected,
+        power_milliwatts: readings.get(Measure::PowerMilliwatts),
+        sm_clock_mhz: readings.get_small(Measure::SmClockMhz),
+        memory_clock_mhz: readings.get_small(Measure::MemoryClockMhz),
+        ecc_corrected: readings.get(Measure::EccCorrected),
+        ecc_uncorrected: readings.get(Measure::EccUncorrected),
         ..GpuSample::default()
     }
 }

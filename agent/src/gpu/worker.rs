@@ -3,7 +3,8 @@
 //! A call may hang for ever, so the end of the parent is noticed by a thread that makes no such call.
 
 use std::{
-    io::{self, BufRead as _, Write as _},
+    io::{self, Read as _},
+    os::fd::AsFd as _,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
     thread,
@@ -20,7 +21,7 @@ use rustix::{
 
 use super::{
     nvml::Library,
-    wire::{Line, Request, XidEvent},
+    wire::{Answer, Request, XidEvent, encode},
 };
 
 /// How long one wait for events lasts. NVML's advice is not to wait for ever.
@@ -41,23 +42,23 @@ pub fn run(library: Option<&Path>) -> io::Result<()> {
     let output = Arc::new(Output::default());
     let mut library = match Library::open(library) {
         Ok(library) => library,
-        Err(unavailable) => return output.write(&Line::Unavailable(unavailable)),
+        Err(unavailable) => return output.write(&Answer::Unavailable(unavailable)),
     };
-    output.write(&Line::Hello(library.hello.clone()))?;
+    output.write(&Answer::Hello(library.hello.clone()))?;
     let nvml = library.nvml;
     let uuids: Vec<String> = library.hello.gpus.iter().map(|g| g.uuid.clone()).collect();
     let events = Arc::clone(&output);
     spawn(move || tell_xids(nvml, &uuids, &events))?;
     let mut input = io::stdin().lock();
-    let mut line = String::new();
-    while input.read_line(&mut line)? > 0 {
-        let answer = match serde_json::from_str(&line)? {
-            Request::Sample => Line::Sample(library.sample()),
-            Request::Health => Line::Health(library.health()),
-            Request::Restore => Line::Restored(library.restore()),
+    let mut byte = [0];
+    while input.read(&mut byte)? > 0 {
+        let answer = match Request::from_byte(byte[0]) {
+            Some(Request::Sample) => Answer::Sample(library.sample()),
+            Some(Request::Health) => Answer::Health(library.health()),
+            Some(Request::Restore) => Answer::Restored(library.restore()),
+            None => return Err(io::ErrorKind::InvalidData.into()),
         };
         output.write(&answer)?;
-        line.clear();
     }
     Ok(())
 }
@@ -78,19 +79,22 @@ fn end_with_parent() {
     }
 }
 
-/// Standard output, a whole line at a time.
+/// Standard output, a whole frame at a time.
 #[derive(Debug, Default)]
 struct Output(Mutex<Vec<u8>>);
 
 impl Output {
-    fn write(&self, line: &Line) -> io::Result<()> {
-        let mut buffer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        buffer.clear();
-        serde_json::to_writer(&mut *buffer, line)?;
-        buffer.push(b'\n');
-        let mut output = io::stdout().lock();
-        output.write_all(&buffer)?;
-        output.flush()
+    fn write(&self, answer: &Answer) -> io::Result<()> {
+        let mut frame = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        encode(answer, &mut frame)?;
+        let stdout = io::stdout();
+        let mut left = frame.as_slice();
+        while !left.is_empty() {
+            // Not through the standard library's buffer, which looks for line ends.
+            let written = rustix::io::write(stdout.as_fd(), left)?;
+            left = left.get(written..).unwrap_or_default();
+        }
+        Ok(())
     }
 }
 
@@ -111,7 +115,7 @@ fn tell_xids(nvml: &'static Nvml, uuids: &[String], output: &Output) {
                         continue;
                     };
                     let xid = u32::try_from(xid).unwrap_or(u32::MAX);
-                    let told = output.write(&Line::Xid(XidEvent { uuid, xid }));
+                    let told = output.write(&Answer::Xid(XidEvent { uuid, xid }));
                     if told.is_err() {
                         return;
                     }

@@ -47,7 +47,7 @@ fn a_gpu_that_a_later_worker_does_not_find_stays_in_the_inventory() {
     state.greeted(&hello(&["GPU-a"]));
     assert_eq!(state.inventory.gpus.len(), 2);
     let later = hello(&["GPU-a"]);
-    let samples = state.sampled(&later, &[Measures(0, true, Default::default())], 0);
+    let samples = state.sampled(&later, &[Some(Readings::default())], 0);
     assert_eq!(samples.len(), 2);
     state.examined(
         &later,
