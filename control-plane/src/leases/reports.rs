@@ -61,6 +61,36 @@ pub async fn instance_report(
     Ok(())
 }
 
+/// Records what an agent's hello says of every instance on its host. One that it does not name is unknown, and so ordered again: an agent that died
+/// while it brought an instance up knows nothing of it.
+///
+/// # Errors
+/// `InvalidField` for ids that are none; when the database does not answer.
+pub async fn hello(app: &App, host: HostId, instances: &[agent_v1::InstanceReport]) -> Result<()> {
+    let mut named = Vec::with_capacity(instances.len());
+    for report in instances {
+        instance_report(app, host, report).await?;
+        named.push(report.instance_id.parse::<InstanceId>()?.uuid());
+    }
+    let mut tx = app.pool.begin().await?;
+    let leases = sqlx::query_scalar!(
+        "update instance set reported = 'unknown', reported_detail = 'the agent does not know it', sshd_listening = false,
+             visible_gpu_uuids = '{}', reported_at = now(), reported_since = now()
+         where host_id = $1 and recorded in ('provisioning', 'usable', 'impaired', 'ending')
+             and reported not in ('unknown', 'absent') and id <> all($2)
+         returning lease_id",
+        host.uuid(),
+        &named
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    for lease in leases {
+        notify(&mut tx, &Signal::Lease(lease)).await?;
+    }
+    tx.commit().await?;
+    Ok(())
+}
+
 /// Records the outcome of a scrub, once: a repeated report changes nothing.
 ///
 /// # Errors

@@ -55,7 +55,7 @@ async fn a_host_that_is_booked_for_later_is_leased_until_then_and_not_longer() {
         let refused = refused.expect_err("the host is booked then");
         assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
         assert!(
-            refused.message().contains("offer"),
+            refused.message().contains("--start"),
             "says what to do: {refused:?}"
         );
     }

@@ -61,12 +61,8 @@ pub(super) async fn serve(
     };
     tracing::info!(host.id = %agent.host, version = hello.agent_version, "an agent is connected");
     let (queue, queued) = mpsc::channel(QUEUE);
-    for report in hello.instances {
-        // Bounded by what was received in one message; the worker takes them as fast as the database does.
-        if queue.try_send(Incoming::InstanceReport(report)).is_err() {
-            break;
-        }
-    }
+    // The first of an empty queue.
+    let _ = queue.try_send(Incoming::Hello(hello));
     let worker = work::run(app.clone(), session, queued, sender.clone());
     let reader = read(&app, agent.host, &mut incoming, &queue, &sender);
     let reason = tokio::select! {

@@ -84,7 +84,9 @@ async fn store(app: &App, session: Session, message: &Incoming) -> Result<()> {
             app.telemetry.take(session.host, telemetry::batch(batch));
             Ok(())
         }
+        // The first of every session.
+        Incoming::Hello(hello) => reports::hello(app, session.host, &hello.instances).await,
         // The reader answers these.
-        Incoming::Hello(_) | Incoming::Heartbeat(_) => Ok(()),
+        Incoming::Heartbeat(_) => Ok(()),
     }
 }
