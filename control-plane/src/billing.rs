@@ -4,6 +4,7 @@
 //! books say so, and the store posts it: usage records and a balanced ledger transaction, in one transaction of the database. A report sums
 //! usage records and nothing else.
 
+mod convert;
 pub mod model;
 pub mod reconcile;
 pub mod rpc;
