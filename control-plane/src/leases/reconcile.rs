@@ -137,6 +137,7 @@ fn limits(app: &App) -> Result<Limits> {
         provision: of(app.config.limits.provision_timeout)?,
         verify: of(app.config.limits.verify_timeout)?,
         scrub: of(app.config.limits.scrub_timeout)?,
+        silence: of(app.config.limits.host_timeout)?,
     })
 }
 

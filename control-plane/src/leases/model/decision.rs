@@ -19,6 +19,8 @@ pub struct Limits {
     pub verify: TimeDelta,
     /// From the end of an instance to the end of its host's scrub.
     pub scrub: TimeDelta,
+    /// Silence that is not yet taken for one.
+    pub silence: TimeDelta,
 }
 
 /// An instance and its host at one moment.
@@ -75,7 +77,7 @@ pub fn decide(situation: &Situation, limits: &Limits) -> Decision {
     match situation.recorded {
         Recorded::Pending | Recorded::Placed => before_it_runs(situation, limits),
         Recorded::Provisioning => while_it_comes_up(situation, limits),
-        Recorded::Usable | Recorded::Impaired => while_it_is_up(situation),
+        Recorded::Usable | Recorded::Impaired => while_it_is_up(situation, limits),
         Recorded::Ending => while_it_goes(situation, limits),
         Recorded::Ended => Decision::Wait,
     }
@@ -162,8 +164,16 @@ fn again_elsewhere(situation: &Situation, reason: String) -> Decision {
     }
 }
 
-fn while_it_is_up(situation: &Situation) -> Decision {
-    let condition = conclude(&situation.observation);
+fn while_it_is_up(situation: &Situation, limits: &Limits) -> Decision {
+    let seen = &situation.observation;
+    // An agent that has just started looks first. Until the limit that is as little a silence as a late heartbeat.
+    if seen.host_heard
+        && seen.reported == Reported::Unknown
+        && situation.reported_for < limits.silence
+    {
+        return Decision::Wait;
+    }
+    let condition = conclude(seen);
     let proven = situation.recorded == Recorded::Usable;
     match condition.availability {
         Availability::Usable if !proven => Decision::Prove,
@@ -231,6 +241,7 @@ mod tests {
         provision: TimeDelta::minutes(3),
         verify: TimeDelta::seconds(45),
         scrub: TimeDelta::minutes(30),
+        silence: TimeDelta::seconds(15),
     };
 
     fn situation(recorded: Recorded, reported: Reported) -> Situation {
@@ -342,6 +353,17 @@ mod tests {
             assert_eq!(condition.availability, Availability::Unknown);
             assert!(!needs_order(&silent));
         }
+    }
+
+    #[test]
+    fn an_agent_that_has_just_started_pauses_nothing_while_it_looks() {
+        let mut starting = situation(Recorded::Usable, Reported::Unknown);
+        assert_eq!(decide(&starting, &LIMITS), Decision::Wait);
+        starting.reported_for = LIMITS.silence;
+        assert!(matches!(
+            decide(&starting, &LIMITS),
+            Decision::Observe(condition) if condition.availability == Availability::Unknown
+        ));
     }
 
     #[test]

@@ -134,11 +134,12 @@ impl Row {
         }
     }
 
-    /// Silence began when the host was heard last, and a finding when it was found; anything else is as old as the report.
+    /// Silence began when the host was heard last, a finding when it was found, and not knowing when the agent first said so.
     fn observed_from(&self) -> DateTime<Utc> {
         match (self.heard, self.last_seen_at, self.finding_since) {
             (false, Some(last_seen), _) => last_seen,
             (true, _, Some(found)) => found,
+            _ if self.reported == Reported::Unknown.as_str() => self.reported_since,
             _ => self.now,
         }
     }
