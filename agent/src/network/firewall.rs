@@ -59,20 +59,14 @@ impl Firewall {
         }
     }
 
-    /// Lays the rules. One transaction: there is no moment without them.
+    /// Lays the rules that are not there. One transaction for each protocol: there is no moment without them.
     pub(crate) async fn ensure(&self) -> Result<(), CommandError> {
         let _changing = self.changing.lock().await;
         let resolvers = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
         let rules = self.rules(&resolvers_in(&resolvers));
-        command::run("iptables-restore", &["-w", "10", "--noflush"], &rules).await?;
-        for jump in self.jumps() {
-            ensure_jump("iptables", &jump).await?;
-        }
+        lay("iptables", &self.chains(), &rules, &self.jumps()).await?;
         if has_ipv6() {
-            for chain in ["INPUT", "FORWARD"] {
-                let rule = [chain, "-i", &self.interfaces, "-j", "DROP"];
-                ensure_jump("ip6tables", &rule.map(str::to_owned)).await?;
-            }
+            lay("ip6tables", &[], &[], &self.ipv6_jumps()).await?;
         }
         Ok(())
     }
@@ -80,23 +74,9 @@ impl Firewall {
     /// Takes the rules away: no instance is left that they would hold.
     pub(crate) async fn remove(&self) -> Result<(), CommandError> {
         let _changing = self.changing.lock().await;
-        for jump in self.jumps() {
-            remove_jump("iptables", &jump).await?;
-        }
-        for chain in self.chains() {
-            if command::run("iptables", &["-w", "10", "-n", "-L", &chain], "")
-                .await
-                .is_ok()
-            {
-                command::run("iptables", &["-w", "10", "-F", &chain], "").await?;
-                command::run("iptables", &["-w", "10", "-X", &chain], "").await?;
-            }
-        }
+        clear("iptables", &self.chains(), &self.jumps()).await?;
         if has_ipv6() {
-            for chain in ["INPUT", "FORWARD"] {
-                let rule = [chain, "-i", &self.interfaces, "-j", "DROP"];
-                remove_jump("ip6tables", &rule.map(str::to_owned)).await?;
-            }
+            clear("ip6tables", &[], &self.ipv6_jumps()).await?;
         }
         Ok(())
     }
@@ -105,79 +85,117 @@ impl Firewall {
         ["OUT", "TO", "IN"].map(|way| format!("{}-{way}", self.chain))
     }
 
-    fn jumps(&self) -> Vec<[String; 5]> {
+    fn jumps(&self) -> Vec<String> {
         let [out, to, input] = self.chains();
-        [
-            ["DOCKER-USER", "-i", &self.interfaces, "-j", &out],
-            ["DOCKER-USER", "-o", &self.interfaces, "-j", &to],
-            ["INPUT", "-i", &self.interfaces, "-j", &input],
+        let interfaces = &self.interfaces;
+        vec![
+            format!("DOCKER-USER -i {interfaces} -j {out}"),
+            format!("DOCKER-USER -o {interfaces} -j {to}"),
+            format!("INPUT -i {interfaces} -j {input}"),
         ]
-        .map(|jump| jump.map(str::to_owned))
-        .to_vec()
     }
 
-    fn rules(&self, resolvers: &[IpAddr]) -> String {
+    fn ipv6_jumps(&self) -> Vec<String> {
+        let interfaces = &self.interfaces;
+        ["INPUT", "FORWARD"]
+            .map(|chain| format!("{chain} -i {interfaces} -j DROP"))
+            .to_vec()
+    }
+
+    /// What is in the chains, in the form in which the tool lists it.
+    fn rules(&self, resolvers: &[IpAddr]) -> Vec<String> {
         let [out, to, input] = self.chains();
-        let mut text = format!("*filter\n:{out} - [0:0]\n:{to} - [0:0]\n:{input} - [0:0]\n");
-        for chain in [&out, &to, &input] {
-            let _ = writeln!(
-                text,
-                "-A {chain} -m conntrack --ctstate ESTABLISHED,RELATED -j RETURN"
-            );
-        }
+        let established = "-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN";
+        let mut rules = vec![
+            format!("{out} {established}"),
+            format!("{to} {established}"),
+            format!("{input} {established}"),
+        ];
         for resolver in resolvers.iter().filter(|address| address.is_ipv4()) {
-            for (chain, protocol) in [
-                (&out, "udp"),
-                (&out, "tcp"),
-                (&input, "udp"),
-                (&input, "tcp"),
-            ] {
-                let _ = writeln!(
-                    text,
-                    "-A {chain} -d {resolver}/32 -p {protocol} --dport 53 -j RETURN"
-                );
+            for chain in [&out, &input] {
+                rules.extend(["udp", "tcp"].map(|protocol| {
+                    format!(
+                        "{chain} -d {resolver}/32 -p {protocol} -m {protocol} --dport 53 -j RETURN"
+                    )
+                }));
             }
         }
         let closed = ALWAYS_CLOSED.iter().map(|&network| network.to_owned());
         let denied = self.denied.iter().filter(|network| network.is_ipv4());
-        for network in closed.chain(denied.map(ToString::to_string)) {
-            let _ = writeln!(text, "-A {out} -d {network} -j DROP");
-        }
+        let networks = closed.chain(denied.map(ToString::to_string));
+        rules.extend(networks.map(|network| format!("{out} -d {network} -j DROP")));
         // Bridges may have public addresses too.
-        for bridge in ["fh+", "docker+", "br-+"] {
-            let _ = writeln!(text, "-A {out} -o {bridge} -j DROP");
-        }
-        let _ = write!(text, "-A {to} -j DROP\n-A {input} -j DROP\nCOMMIT\n");
-        text
+        rules.extend(["fh+", "docker+", "br-+"].map(|bridge| format!("{out} -o {bridge} -j DROP")));
+        rules.extend([format!("{to} -j DROP"), format!("{input} -j DROP")]);
+        rules
     }
 }
 
-/// Puts a rule first in its chain, unless it is in it.
-async fn ensure_jump(tool: &str, rule: &[String; 5]) -> Result<(), CommandError> {
-    if command::run(tool, &with_action("-C", rule), "")
-        .await
-        .is_ok()
-    {
+/// Makes a table have these chains with these rules in them, and these jumps first in their chains.
+async fn lay(
+    tool: &str,
+    chains: &[String],
+    rules: &[String],
+    jumps: &[String],
+) -> Result<(), CommandError> {
+    let present = list(tool).await?;
+    let missing = jumps.iter().filter(|jump| !present.contains(jump));
+    let missing: Vec<&String> = missing.collect();
+    let is_ours = |rule: &&String| chains.iter().any(|chain| chain_of(rule) == chain);
+    let mut wanted: Vec<&String> = rules.iter().collect();
+    let mut laid: Vec<&String> = present.iter().filter(is_ours).collect();
+    // The tool lists chains by their names.
+    wanted.sort_by_key(|rule| chain_of(rule));
+    laid.sort_by_key(|rule| chain_of(rule));
+    if missing.is_empty() && wanted == laid {
         return Ok(());
     }
-    command::run(tool, &with_action("-I", rule), "").await?;
-    Ok(())
-}
-
-async fn remove_jump(tool: &str, rule: &[String; 5]) -> Result<(), CommandError> {
-    while command::run(tool, &with_action("-C", rule), "")
-        .await
-        .is_ok()
-    {
-        command::run(tool, &with_action("-D", rule), "").await?;
+    let mut text = "*filter\n".to_owned();
+    for chain in chains {
+        let _ = writeln!(text, ":{chain} - [0:0]");
     }
+    for rule in rules {
+        let _ = writeln!(text, "-A {rule}");
+    }
+    for jump in missing {
+        let _ = writeln!(text, "-I {jump}");
+    }
+    restore(tool, text).await
+}
+
+/// Removes these jumps and chains, as far as they are there.
+async fn clear(tool: &str, chains: &[String], jumps: &[String]) -> Result<(), CommandError> {
+    let present = list(tool).await?;
+    let mut text = "*filter\n".to_owned();
+    for jump in present.iter().filter(|rule| jumps.contains(rule)) {
+        let _ = writeln!(text, "-D {jump}");
+    }
+    let is_there = |chain: &&String| present.iter().any(|rule| chain_of(rule) == *chain);
+    let there: Vec<&String> = chains.iter().filter(is_there).collect();
+    for action in ["-F", "-X"] {
+        for chain in &there {
+            let _ = writeln!(text, "{action} {chain}");
+        }
+    }
+    restore(tool, text).await
+}
+
+/// The rules of a table without their `-A`.
+async fn list(tool: &str) -> Result<Vec<String>, CommandError> {
+    let text = command::run(tool, &["-w", "10", "-S"], "").await?;
+    let rules = text.lines().filter_map(|line| line.strip_prefix("-A "));
+    Ok(rules.map(str::to_owned).collect())
+}
+
+async fn restore(tool: &str, mut text: String) -> Result<(), CommandError> {
+    text.push_str("COMMIT\n");
+    let tool = format!("{tool}-restore");
+    command::run(&tool, &["-w", "10", "--noflush"], &text).await?;
     Ok(())
 }
 
-fn with_action<'a>(action: &'a str, rule: &'a [String; 5]) -> Vec<&'a str> {
-    let mut words = vec!["-w", "10", action];
-    words.extend(rule.iter().map(String::as_str));
-    words
+fn chain_of(rule: &str) -> &str {
+    rule.split(' ').next().unwrap_or_default()
 }
 
 fn has_ipv6() -> bool {
@@ -222,16 +240,18 @@ mod tests {
         let resolver = "10.0.0.53".parse().expect("an address");
         let rules = firewall.rules(&[resolver]);
         let [out, to, input] = firewall.chains();
+        let at = |rule: String| rules.iter().position(|one| *one == rule);
         for network in ["10.0.0.0/8", "169.254.0.0/16", "198.51.0.0/16"] {
-            assert!(rules.contains(&format!("-A {out} -d {network} -j DROP")));
+            assert!(at(format!("{out} -d {network} -j DROP")).is_some());
         }
-        let dns = rules
-            .find("-d 10.0.0.53/32 -p udp --dport 53 -j RETURN")
-            .expect("DNS");
-        assert!(dns < rules.find("-d 10.0.0.0/8").expect("closed"));
-        assert!(rules.contains(&format!("-A {to} -j DROP")));
-        assert!(rules.contains(&format!("-A {input} -j DROP")));
-        assert!(rules.ends_with("COMMIT\n"));
+        let dns = format!("{out} -d 10.0.0.53/32 -p udp -m udp --dport 53 -j RETURN");
+        assert!(
+            at(dns).expect("DNS") < at(format!("{out} -d 10.0.0.0/8 -j DROP")).expect("closed")
+        );
+        for chain in [to, input] {
+            let last = rules.iter().rfind(|rule| chain_of(rule) == chain);
+            assert_eq!(last, Some(&format!("{chain} -j DROP")));
+        }
         assert!(firewall.chains().iter().all(|name| name.len() < 29));
     }
 
@@ -240,5 +260,38 @@ mod tests {
         let text = "# hello\nnameserver 127.0.0.53\nnameserver 10.1.2.3\nsearch x\nnameserver fe80::1%eth0\n";
         let expected: IpAddr = "10.1.2.3".parse().expect("an address");
         assert_eq!(resolvers_in(text), [expected]);
+    }
+
+    #[tokio::test]
+    async fn rules_are_laid_as_they_are_listed_and_taken_away() {
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: rules need root");
+            return;
+        }
+        let firewall = Firewall::new(HostId::new(), Vec::new());
+        let input = firewall.chains()[2].clone();
+        // Without an engine there is no DOCKER-USER.
+        let (rules, jumps) = (firewall.rules(&[]), firewall.jumps()[2..].to_vec());
+        let chains = firewall.chains();
+        lay("iptables", &chains, &rules, &jumps)
+            .await
+            .expect("laid");
+        lay("iptables", &chains, &rules, &jumps)
+            .await
+            .expect("are there");
+        let own = |rule: &String| rule.contains(&firewall.chain);
+        let present: Vec<String> = list("iptables").await.expect("listed");
+        let mut present: Vec<String> = present.into_iter().filter(own).collect();
+        let mut wanted = [jumps.clone(), rules].concat();
+        present.sort();
+        wanted.sort();
+        assert_eq!(present, wanted);
+        assert_eq!(
+            wanted.iter().filter(|rule| rule.ends_with(&input)).count(),
+            1
+        );
+        clear("iptables", &chains, &jumps).await.expect("removed");
+        let left = list("iptables").await.expect("listed");
+        assert!(!left.iter().any(own));
     }
 }

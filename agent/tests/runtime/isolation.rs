@@ -2,19 +2,19 @@
 
 use std::net::TcpListener;
 
-use freehold_agent::model::InstanceControl as _;
+use freehold_agent::model::{InstanceControl as _, InstanceSpec};
 
 use crate::host::{Host, is_possible, output};
 
-/// Whether a TCP connection from inside comes about within 2 s.
-fn reaches(
-    host: &Host,
-    from: &freehold_agent::model::InstanceSpec,
-    address: &str,
-    port: u16,
-) -> bool {
-    let command = format!("timeout 2 bash -c 'exec 3<>/dev/tcp/{address}/{port}'");
-    host.ssh(from.instance_id, &command).status.success()
+/// Those of the addresses, as `HOST/PORT`, that a TCP connection from inside gets to within 2 s.
+fn reached(host: &Host, from: &InstanceSpec, addresses: &[String]) -> Vec<String> {
+    let probe = "(timeout 2 bash -c \"exec 3<>/dev/tcp/$1\" 2>/dev/null && echo $1) &";
+    let script = format!(
+        "probe() {{ {probe} }}; for one in {}; do probe $one; done; wait",
+        addresses.join(" ")
+    );
+    let said = host.inside(from.instance_id, &script);
+    said.lines().map(str::to_owned).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -31,40 +31,28 @@ async fn an_instance_reaches_neither_the_host_nor_metadata_nor_a_neighbour() {
 
     let listener = TcpListener::bind("0.0.0.0:0").expect("bound");
     let port = listener.local_addr().expect("an address").port();
-    let own = host.instances().ssh_target(spec.instance_id).expect("runs");
-    let gateway = output(&[
-        "docker",
-        "inspect",
-        "-f",
-        "{{range .NetworkSettings.Networks}}{{.Gateway}}{{end}}",
-        &host.container(spec.instance_id),
-    ]);
+    let ssh_of = |host: &Host, spec: &InstanceSpec| {
+        let target = host.instances().ssh_target(spec.instance_id);
+        format!("{}/22", target.expect("runs").ip())
+    };
+    let gateway = "{{range .NetworkSettings.Networks}}{{.Gateway}}{{end}}";
+    let container = host.container(spec.instance_id);
+    let gateway = output(&["docker", "inspect", "-f", gateway, &container]);
     let addresses = output(&["hostname", "-I"]);
-    let host_addresses = addresses
+    let own = addresses
         .split_whitespace()
         .filter(|text| text.contains('.'));
-    let mut seen = 0;
-    for address in host_addresses.chain([gateway.as_str()]) {
-        assert!(
-            !reaches(&host, &spec, address, port),
-            "the host at {address}"
-        );
-        seen += 1;
-    }
-    assert!(seen >= 2, "the host's own and the bridge's address");
-    let neighbours = [
-        host.instances().ssh_target(same_host.instance_id),
-        other_host.instances().ssh_target(other.instance_id),
-    ];
-    for neighbour in neighbours {
-        let address = neighbour.expect("runs").ip().to_string();
-        assert!(
-            !reaches(&host, &spec, &address, 22),
-            "the neighbour {address}"
-        );
-    }
-    assert!(!reaches(&host, &spec, "169.254.169.254", 80), "metadata");
-    assert!(reaches(&host, &spec, &own.ip().to_string(), 22), "itself");
+    let mut closed: Vec<String> = own
+        .chain([gateway.as_str()])
+        .map(|address| format!("{address}/{port}"))
+        .collect();
+    assert!(closed.len() >= 2, "the host's own and the bridge's address");
+    closed.push(ssh_of(&host, &same_host));
+    closed.push(ssh_of(&other_host, &other));
+    closed.push("169.254.169.254/80".to_owned());
+    assert_eq!(reached(&host, &spec, &closed), Vec::<String>::new());
+    let itself = [ssh_of(&host, &spec)];
+    assert_eq!(reached(&host, &spec, &itself), itself);
 
     let inside = host.inside(
         spec.instance_id,
