@@ -24,7 +24,7 @@ use crate::{
     identity::{IdentityError, IdentityStore},
     instances,
     journal::Journal,
-    link::{self, Replicas},
+    link::{self, HostFacts, Replicas},
     model::GpuSource as _,
     policy::{Policy, PolicyError},
 };
@@ -69,49 +69,39 @@ pub enum RunError {
     BootId(io::Error),
 }
 
+/// What has to be right before anything starts.
+struct Ground {
+    policy: Policy,
+    identity: IdentityStore,
+    scratch_dir: PathBuf,
+    facts: HostFacts,
+    clock: Clock,
+    journal: Journal,
+    /// Held as long as the agent runs.
+    _lock: File,
+}
+
 /// Serves until `cancel` is.
 ///
 /// # Errors
 /// When a flag or a file cannot be used; nothing was started then.
 pub async fn run(args: RunArgs, cancel: CancellationToken) -> Result<(), RunError> {
-    let policy = Policy::load(args.policy.as_deref())?;
-    let identity = IdentityStore::open(&args.data_dir)?;
-    let _lock = lock(&args.data_dir)?;
-    if let Some(library) = &args.nvml_lib {
-        fs::metadata(library).map_err(flag(
-            "--nvml-lib",
-            library,
-            "Name the driver's libnvidia-ml.so.1, or leave the flag out",
-        ))?;
-    }
-    let scratch_dir = scratch_dir(&args, &policy)?;
-    let facts = facts::measure(&scratch_dir, policy.max_scratch_bytes()).map_err(flag(
-        "--scratch-dir",
-        &scratch_dir,
-        "Name a folder on a file system with space for scratches",
-    ))?;
-    let clock = Clock::default();
-    let boot_id = facts::boot_id().map_err(RunError::BootId)?;
-    let journal = Journal::open(&args.data_dir, boot_id, clock.clone()).map_err(flag(
-        "--data-dir",
-        &args.data_dir,
-        "Make it readable and writable for this process",
-    ))?;
-    let host_id = identity.host_id();
-    tracing::info!(host.id = %host_id, server = identity.current().identity.server, "the agent starts");
-
+    let ground = Ground::prepare(&args)?;
+    let host_id = ground.identity.host_id();
+    let server = ground.identity.current().identity.server.clone();
+    tracing::info!(host.id = %host_id, server, "the agent starts");
     let tasks = TaskTracker::new();
-    let gpus = watch_gpus(&args, &clock, &journal, &tasks, &cancel).await;
+    let gpus = watch_gpus(&args, &ground, &tasks, &cancel).await;
     let (events, told) = mpsc::channel(EVENT_BACKLOG);
     let replicas = Replicas::default();
     let instances = instances::Parts {
         host_id,
         docker_socket: args.docker_socket,
         data_dir: args.data_dir.clone(),
-        scratch_dir,
-        policy,
-        journal: journal.clone(),
-        clock: clock.clone(),
+        scratch_dir: ground.scratch_dir,
+        policy: ground.policy,
+        journal: ground.journal.clone(),
+        clock: ground.clock.clone(),
         gpus: Arc::clone(&gpus) as _,
         gate: Arc::clone(&gpus) as _,
         certifier: Arc::new(replicas.clone()),
@@ -121,14 +111,14 @@ pub async fn run(args: RunArgs, cancel: CancellationToken) -> Result<(), RunErro
     let instances = instances::start(instances, &tasks, &cancel).await;
     let parts = link::Parts {
         data_dir: args.data_dir,
-        identity,
-        journal,
-        clock,
+        identity: ground.identity,
+        journal: ground.journal,
+        clock: ground.clock,
         replicas,
         instances,
         events: told,
         gpus,
-        facts,
+        facts: ground.facts,
         capabilities: Vec::new(),
     };
     link::start(parts, &tasks, &cancel);
@@ -142,6 +132,43 @@ pub async fn run(args: RunArgs, cancel: CancellationToken) -> Result<(), RunErro
         tracing::warn!("some tasks did not end in time");
     }
     Ok(())
+}
+
+impl Ground {
+    fn prepare(args: &RunArgs) -> Result<Self, RunError> {
+        let policy = Policy::load(args.policy.as_deref())?;
+        let identity = IdentityStore::open(&args.data_dir)?;
+        let lock = lock(&args.data_dir)?;
+        if let Some(library) = &args.nvml_lib {
+            fs::metadata(library).map_err(flag(
+                "--nvml-lib",
+                library,
+                "Name the driver's libnvidia-ml.so.1, or leave the flag out",
+            ))?;
+        }
+        let scratch_dir = scratch_dir(args, &policy)?;
+        let facts = facts::measure(&scratch_dir, policy.max_scratch_bytes()).map_err(flag(
+            "--scratch-dir",
+            &scratch_dir,
+            "Name a folder on a file system with space for scratches",
+        ))?;
+        let clock = Clock::default();
+        let boot_id = facts::boot_id().map_err(RunError::BootId)?;
+        let journal = Journal::open(&args.data_dir, boot_id, clock.clone()).map_err(flag(
+            "--data-dir",
+            &args.data_dir,
+            "Make it readable and writable for this process",
+        ))?;
+        Ok(Self {
+            policy,
+            identity,
+            scratch_dir,
+            facts,
+            clock,
+            journal,
+            _lock: lock,
+        })
+    }
 }
 
 fn flag<'a>(
@@ -191,8 +218,7 @@ fn scratch_dir(args: &RunArgs, policy: &Policy) -> Result<PathBuf, RunError> {
 
 async fn watch_gpus(
     args: &RunArgs,
-    clock: &Clock,
-    journal: &Journal,
+    ground: &Ground,
     tasks: &TaskTracker,
     cancel: &CancellationToken,
 ) -> Arc<Gpus> {
@@ -201,7 +227,13 @@ async fn watch_gpus(
         timing: gpu::Timing::default(),
         kmsg: Some(args.kmsg.clone()),
     };
-    let gpus = Gpus::start(options, clock.clone(), Some(journal.clone()), tasks, cancel);
+    let gpus = Gpus::start(
+        options,
+        ground.clock.clone(),
+        Some(ground.journal.clone()),
+        tasks,
+        cancel,
+    );
     cancel.run_until_cancelled(gpus.settle(GPU_LIMIT)).await;
     match gpus.failure() {
         None => tracing::info!(count = gpus.inventory().gpus.len(), "GPUs are watched"),
