@@ -14,6 +14,8 @@ SCRATCH="$STATE/scratch"
 CONTROL_DATA="$STATE/control"
 SCENARIO="$STATE/sim/scenario/scenario.toml"
 KMSG="$STATE/sim/kmsg"
+# When this script started the agent; empty when it ran already.
+AGENT_SINCE=
 # Whose GPUs the agent offers: simulated, or real (the driver's). Chosen once and kept in $SETTINGS.
 GPUS=
 # What names this machine at its enrolment, beyond /etc/machine-id.
@@ -152,6 +154,7 @@ start_agent() {
     local gpus=()
     [ "$GPUS" = real ] || gpus=(--nvml-lib "$LIB/libnvidia-ml.so.1" --kmsg "$KMSG")
     say "Starting the agent (log: $LOGS/agent.log)"
+    AGENT_SINCE="$(date -u +%FT%T.%6NZ)"
     as_root mkdir -p "$AGENT_DATA" "$SCRATCH"
     spawn agent root env FREEHOLD_NVML_SCENARIO="$SCENARIO" "$BIN/freehold-agent" run --data-dir "$AGENT_DATA" \
         --scratch-dir "$SCRATCH" "${gpus[@]}"
@@ -160,9 +163,10 @@ start_agent() {
 # Prints this deployment's host as JSON.
 host_json() { freehold host list --output json | jq -e '.hosts[0]'; }
 
-# Whether the host has left the states it passes through after an enrolment.
+# Whether the agent was heard since it was started, and its host has left the states it passes through after an enrolment.
 host_settled() {
-    case "$(host_json 2>/dev/null | jq -r .state)" in available | leased | quarantined | cordoned) return 0 ;; *) return 1 ;; esac
+    host_json 2>/dev/null | jq -e --arg since "$AGENT_SINCE" \
+        '(.last_seen_time // "") > $since and (.state | IN("available", "leased", "quarantined", "cordoned"))' >/dev/null
 }
 
 await_host() {
