@@ -2,56 +2,64 @@
 
 mod firewall;
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use bollard::{
     models::NetworkCreateRequest,
     query_parameters::{InspectNetworkOptions, ListNetworksOptionsBuilder},
 };
+use tokio::time::Instant;
 
 use crate::runtime::{Engine, EngineError, Names, ignore_missing, limit, with_labels};
 
 pub(crate) use firewall::Firewall;
 
+/// What an agent that died had asked for may still be in the making for this long.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// Makes an instance's network if there is none.
 pub(crate) async fn ensure_network(engine: &Engine, names: &Names) -> Result<(), EngineError> {
     let client = engine.client().await?;
-    let options = HashMap::from([
-        (
-            "com.docker.network.bridge.name".to_owned(),
-            names.bridge.clone(),
-        ),
-        (
-            "com.docker.network.bridge.enable_icc".to_owned(),
-            "false".to_owned(),
-        ),
-        (
-            "com.docker.network.driver.mtu".to_owned(),
-            firewall::uplink_mtu().to_string(),
-        ),
-    ]);
-    let request = NetworkCreateRequest {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        // The engine itself would take two networks of one name, but not two of one interface.
+        let options = None::<InspectNetworkOptions>;
+        match limit(client.inspect_network(&names.object, options)).await {
+            Err(EngineError::NotFound(_)) => (),
+            Err(error) => return Err(error),
+            Ok(_) => return Ok(()),
+        }
+        let made = client.create_network(request(names)).await;
+        match made.map_err(EngineError::from) {
+            Err(EngineError::Exists(reason)) if Instant::now() >= deadline => {
+                return Err(EngineError::Refused(reason));
+            }
+            Err(EngineError::Exists(_)) => (),
+            Err(EngineError::Refused(reason)) if reason.contains("conflicts") => {
+                if Instant::now() >= deadline {
+                    return Err(EngineError::Refused(reason));
+                }
+            }
+            Err(error) => return Err(error),
+            Ok(_) => return Ok(()),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn request(names: &Names) -> NetworkCreateRequest {
+    let option = |name: &str, value: String| (format!("com.docker.network.{name}"), value);
+    NetworkCreateRequest {
         name: names.object.clone(),
         driver: Some("bridge".to_owned()),
         enable_ipv6: Some(false),
-        options: Some(options),
+        options: Some(HashMap::from([
+            option("bridge.name", names.bridge.clone()),
+            option("bridge.enable_icc", "false".to_owned()),
+            option("driver.mtu", firewall::uplink_mtu().to_string()),
+        ])),
         labels: Some(names.labels()),
         ..NetworkCreateRequest::default()
-    };
-    // The engine itself would take two networks of one name.
-    let options = None::<InspectNetworkOptions>;
-    match limit(client.inspect_network(&names.object, options)).await {
-        Err(EngineError::NotFound(_)) => (),
-        Err(error) => return Err(error),
-        Ok(_) => return Ok(()),
-    }
-    match client
-        .create_network(request)
-        .await
-        .map_err(EngineError::from)
-    {
-        Ok(_) | Err(EngineError::Exists(_)) => Ok(()),
-        Err(error) => Err(error),
     }
 }
 

@@ -1,5 +1,7 @@
 //! From an order to a running container. Every step is repeated without harm.
 
+use std::time::Duration;
+
 use tokio_util::sync::CancellationToken;
 
 use super::{Shared, login, records};
@@ -189,7 +191,10 @@ async fn ensure_scratch(shared: &Shared, spec: &InstanceSpec) -> Result<(), Fail
 
 /// Makes the container and sees that it has an sshd, which is known of an image after the first time.
 async fn create(shared: &Shared, blueprint: &Blueprint, image_id: &str) -> Result<String, Failure> {
-    let container = shared.engine.create(blueprint, image_id).await?;
+    let container = match shared.engine.create(blueprint, image_id).await {
+        Err(EngineError::Exists(reason)) => created_before(shared, blueprint, reason).await?,
+        created => created?,
+    };
     let is_known = shared
         .with_sshd
         .lock()
@@ -208,6 +213,21 @@ async fn create(shared: &Shared, blueprint: &Blueprint, image_id: &str) -> Resul
         "the image `{}` has no /usr/sbin/sshd: install openssh-server in it, or build it on freehold/base",
         blueprint.record.image
     )))
+}
+
+/// The container that an agent that died had asked for, when it is made.
+async fn created_before(
+    shared: &Shared,
+    blueprint: &Blueprint,
+    reason: String,
+) -> Result<String, EngineError> {
+    for _ in 0..50 {
+        if let Some(found) = shared.engine.find(&blueprint.names).await? {
+            return Ok(found.id);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Err(EngineError::Refused(reason))
 }
 
 async fn start(shared: &Shared, container: &str, spec: &InstanceSpec) -> Result<(), Failure> {

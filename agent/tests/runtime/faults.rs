@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use freehold_agent::model::{InstanceControl as _, InstanceStatus, ReportedState};
+use freehold_agent::model::{InstanceControl as _, InstanceStatus, ReportedState, StepResult};
 use freehold_proto::id::InstanceId;
 
 use crate::host::{Host, IMAGE, Image, is_possible, output, run};
@@ -222,4 +222,68 @@ async fn an_sshd_that_its_tenant_ends_comes_back_and_ends_nothing_else() {
     }
     assert!(alive.status.success());
     host.down_clean(&spec).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_scratch_harms_nobody() {
+    if !is_possible() {
+        return;
+    }
+    let mut host = Host::start().await;
+    let spec = host.spec();
+    let id = spec.instance_id;
+    host.up(&spec).await;
+    let fill = host.ssh(id, "head -c 1G /dev/zero >/lease/file");
+    let said = String::from_utf8_lossy(&fill.stderr).into_owned();
+    assert!(said.contains("No space left"), "{said}");
+    assert_eq!(
+        host.inside(id, "rm /lease/file; echo still here"),
+        "still here"
+    );
+    host.down_clean(&spec).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_dies_at_any_moment_of_a_bring_up_ends_it_when_it_is_back() {
+    if !is_possible() {
+        return;
+    }
+    let mut host = Host::start().await;
+    for delay_ms in [0, 20, 40, 80, 120, 180, 300, 700] {
+        let spec = host.spec();
+        host.instances().ensure_running(spec.clone());
+        tokio::time::sleep(Duration::from_millis(delay_ms)).await;
+        host.stop_agent().await;
+        host.start_agent().await;
+        host.up(&spec).await;
+        assert_eq!(host.inside(spec.instance_id, "echo up"), "up");
+        host.down_clean(&spec).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_dies_at_any_moment_of_a_removal_ends_it_when_it_is_back() {
+    if !is_possible() {
+        return;
+    }
+    let mut host = Host::start().await;
+    for delay_ms in [0, 100, 300, 500, 800] {
+        let spec = host.spec();
+        host.up(&spec).await;
+        let order = host.end_of(&spec);
+        host.instances().ensure_gone(order.clone());
+        tokio::time::sleep(Duration::from_millis(delay_ms)).await;
+        host.stop_agent().await;
+        host.start_agent().await;
+        host.instances().ensure_gone(order.clone());
+        let outcome = host.outcome(order.scrub_id).await;
+        assert_eq!(outcome.result, StepResult::Passed, "{outcome:#?}");
+        assert!(
+            !host
+                .dir
+                .path()
+                .join(format!("data/instances/{}", spec.instance_id))
+                .exists()
+        );
+    }
 }

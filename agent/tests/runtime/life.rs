@@ -29,6 +29,11 @@ async fn an_instance_is_logged_in_to_by_certificate_and_is_gone_after_its_end() 
         "sudo cat /dev/kmsg | head -1; sudo mknod /tmp/null c 1 3",
     );
     assert!(!foreign.status.success(), "no device can be made inside");
+    let capabilities = host.inside(id, "grep CapBnd /proc/self/status | cut -f2");
+    assert_eq!(
+        capabilities, "00000000a00405fb",
+        "Docker's, less NET_RAW and MKNOD"
+    );
     let size = host.inside(id, "df --output=size -k /lease /home/lease | tail -n +2");
     for line in size.lines() {
         let kib: u64 = line.trim().parse().expect("a size");
