@@ -81,17 +81,38 @@ ensure_packages() {
         die "missing: $missing. This machine has no apt-get; install the equivalents by hand and run the script again."
     say "Installing with apt: $missing"
     ensure_state
-    local log="$LOGS/apt.log" guard=/etc/postgresql-common/createcluster.d/freehold.conf
-    # The control plane starts a PostgreSQL of its own; Debian's package would start another one for the whole machine.
-    if ! has_postgres && [ ! -e "$guard" ]; then
-        as_root mkdir -p "${guard%/*}"
-        echo 'create_main_cluster = false' | as_root tee "$guard" >/dev/null
-    fi
+    local log="$LOGS/apt.log" guards=()
+    # The control plane starts a PostgreSQL of its own; Debian's package would make another one for the whole machine.
+    has_postgres || guards+=(/etc/postgresql-common/createcluster.d/freehold.conf 'create_main_cluster = false')
+    # Nothing that is installed here starts by itself: not an SSH server on a machine that had none. 101 means "not allowed".
+    guards+=(/usr/sbin/policy-rc.d $'#!/bin/sh\nexit 101')
+    set_guards "${guards[@]}"
     as_root apt-get update >"$log" 2>&1 || note "apt-get update complained; going on with the lists at hand (see $log)"
     # shellcheck disable=SC2086 # a list of words
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $missing >>"$log" 2>&1 </dev/null ||
         die "apt-get could not install: $missing" "$log"
-    as_root rm -f "$guard"
+    drop_guards
+}
+
+# Writes files that hold packages back while they are installed: `PATH TEXT…`. A file that is there already is somebody else's.
+GUARDS=()
+set_guards() {
+    while [ $# -gt 0 ]; do
+        if [ ! -e "$1" ]; then
+            as_root mkdir -p "${1%/*}"
+            printf '%s\n' "$2" | as_root tee "$1" >/dev/null
+            as_root chmod 0755 "$1"
+            GUARDS+=("$1")
+        fi
+        shift 2
+    done
+    trap drop_guards EXIT
+}
+
+drop_guards() {
+    [ "${#GUARDS[@]}" -eq 0 ] || as_root rm -f "${GUARDS[@]}"
+    GUARDS=()
+    trap - EXIT
 }
 
 # Makes sure of a Rust toolchain and the C compiler that its crates need.
