@@ -10,6 +10,7 @@ use super::{
     link,
     links::Held,
     store::{
+        certificate::lock_host,
         finding,
         session::{self, Session},
     },
@@ -118,8 +119,9 @@ pub(super) async fn look_after_sessions(app: &App) -> Result<()> {
         .collect();
     let mut connection = app.pool.acquire().await?;
     session::restore(&mut connection, app.replica_id, &sessions).await?;
+    session::forget_others(&mut connection, app.replica_id, &sessions).await?;
     for orphan in session::without_telemetry(&mut connection, app.replica_id).await? {
-        if session::claim_telemetry(&mut connection, orphan).await? {
+        if sessions.contains(&orphan) && claim_telemetry(app, orphan).await? {
             link::ask_for_telemetry(app, orphan.host).await?;
         }
     }
@@ -133,6 +135,14 @@ pub(super) async fn look_after_sessions(app: &App) -> Result<()> {
     Ok(())
 }
 
+async fn claim_telemetry(app: &App, session: Session) -> Result<bool> {
+    let mut tx = app.pool.begin().await?;
+    lock_host(&mut tx, session.host).await?;
+    let claimed = session::claim_telemetry(&mut tx, session).await?;
+    tx.commit().await?;
+    Ok(claimed)
+}
+
 fn session_of(app: &App, held: &Held) -> Session {
     Session {
         host: held.host,
@@ -143,7 +153,7 @@ fn session_of(app: &App, held: &Held) -> Session {
 
 /// Cuts the streams whose certificate was revoked, has expired or is a removed host's: that of a host when a signal names it, all of them
 /// now and then.
-async fn check_certificates(app: App, cancel: CancellationToken) {
+pub(super) async fn check_certificates(app: App, cancel: CancellationToken) {
     let mut signals = app.bus.subscribe();
     loop {
         let heard = tokio::select! {

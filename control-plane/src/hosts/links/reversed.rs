@@ -6,23 +6,25 @@
 use std::{
     collections::HashMap,
     io::{Error, ErrorKind, Result},
-    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll},
     time::{Duration, Instant},
 };
+
+mod stream;
 
 use bytes::Bytes;
 use freehold_proto::id::{HostId, InstanceId};
 use http::{Method, Request, StatusCode};
 use http_body_util::Empty;
-use hyper::{client::conn::http2, upgrade::Upgraded};
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite},
     sync::watch,
 };
 use tokio_util::sync::CancellationToken;
+
+use stream::{Open, Stream, idle};
 
 /// How long an agent may take to dial back.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -122,10 +124,7 @@ impl Connection {
             return Some(Err(refused));
         }
         let upgraded = hyper::upgrade::on(response).await.map_err(Error::other);
-        Some(upgraded.map(|upgraded| Stream {
-            bytes: TokioIo::new(upgraded),
-            _open: guard,
-        }))
+        Some(upgraded.map(|upgraded| Stream::new(upgraded, guard)))
     }
 
     async fn ask(
@@ -255,72 +254,6 @@ impl Reversed {
     /// Takes a host's connection out of use. Streams that are open go on.
     pub(super) fn forget(&self, host: HostId) {
         self.slot(host).current.send_replace(None);
-    }
-}
-
-/// Returns when there was no stream for `idle_for`.
-async fn idle(open: &watch::Sender<usize>, idle_for: Duration) {
-    let mut changes = open.subscribe();
-    loop {
-        // The sender is the caller's: it is there.
-        let _ = changes.wait_for(|open| *open == 0).await;
-        // A stream that came and went in between begins the wait anew.
-        if tokio::time::timeout(idle_for, changes.changed())
-            .await
-            .is_err()
-        {
-            return;
-        }
-    }
-}
-
-/// A stream counts as open while this lives.
-struct Open(Arc<watch::Sender<usize>>);
-
-impl Open {
-    fn new(open: Arc<watch::Sender<usize>>) -> Self {
-        open.send_modify(|open| *open += 1);
-        Self(open)
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.send_modify(|open| *open -= 1);
-    }
-}
-
-/// Bytes to and from an instance.
-pub(super) struct Stream {
-    bytes: TokioIo<Upgraded>,
-    _open: Open,
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<Result<()>> {
-        Pin::new(&mut self.bytes).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<Result<usize>> {
-        Pin::new(&mut self.bytes).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        Pin::new(&mut self.bytes).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        Pin::new(&mut self.bytes).poll_shutdown(cx)
     }
 }
 

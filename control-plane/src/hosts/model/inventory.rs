@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 /// One GPU.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub(in crate::hosts) struct Gpu {
     pub(in crate::hosts) uuid: String,
     pub(in crate::hosts) index: i32,

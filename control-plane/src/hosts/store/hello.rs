@@ -113,22 +113,21 @@ async fn replace_gpus(connection: &mut PgConnection, host: HostId, gpus: &[Gpu])
     )
     .execute(&mut *connection)
     .await?;
-    for gpu in gpus {
-        sqlx::query!(
-            "insert into host_gpu (host_id, gpu_index, uuid, model, serial, pci_bus_id, memory_bytes) values ($1, $2, $3, $4, $5, $6, $7)
-             on conflict (host_id, uuid) do update set gpu_index = excluded.gpu_index, model = excluded.model, serial = excluded.serial,
-                 pci_bus_id = excluded.pci_bus_id, memory_bytes = excluded.memory_bytes",
-            host.uuid(),
-            gpu.index,
-            gpu.uuid,
-            gpu.model,
-            gpu.serial,
-            gpu.pci_bus_id,
-            gpu.memory_bytes
-        )
-        .execute(&mut *connection)
-        .await?;
-    }
+    // One statement for all: ten thousand agents may come back at once.
+    let rows = serde_json::to_value(gpus).map_err(Error::internal)?;
+    sqlx::query!(
+        "insert into host_gpu as known (host_id, gpu_index, uuid, model, serial, pci_bus_id, memory_bytes)
+         select $1, index, uuid, model, serial, pci_bus_id, memory_bytes from jsonb_to_recordset($2)
+             as seen (uuid text, index integer, model text, serial text, pci_bus_id text, memory_bytes bigint)
+         on conflict (host_id, uuid) do update set gpu_index = excluded.gpu_index, model = excluded.model, serial = excluded.serial,
+             pci_bus_id = excluded.pci_bus_id, memory_bytes = excluded.memory_bytes
+         where (known.gpu_index, known.model, known.serial, known.pci_bus_id, known.memory_bytes)
+             is distinct from (excluded.gpu_index, excluded.model, excluded.serial, excluded.pci_bus_id, excluded.memory_bytes)",
+        host.uuid(),
+        rows
+    )
+    .execute(&mut *connection)
+    .await?;
     let count = i32::try_from(gpus.len()).map_err(Error::internal)?;
     sqlx::query!(
         "update host set gpu_model = $2, gpu_count = $3 where id = $1",

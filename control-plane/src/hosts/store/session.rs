@@ -94,8 +94,26 @@ pub(in crate::hosts) async fn restore(
     Ok(())
 }
 
+/// Forgets what is written down of a replica's sessions that it does not hold: one that ended while it was being restored. A hello that is being
+/// welcomed is not held yet, and is given time.
+pub(in crate::hosts) async fn forget_others(
+    connection: &mut PgConnection,
+    replica: ReplicaId,
+    held: &[Session],
+) -> Result<()> {
+    let hosts: Vec<Uuid> = held.iter().map(|session| session.host.uuid()).collect();
+    sqlx::query!(
+        "delete from agent_session where replica_id = $1 and host_id <> all($2) and connected_at < now() - interval '30 seconds'",
+        replica.uuid(),
+        &hosts
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 /// Makes the session the one that carries telemetry, unless another of a living replica does. Agents send to the one that was told last, so
-/// that a replica that is only slow to die does no harm.
+/// that a replica that is only slow to die does no harm. The caller holds the host's row lock: of two replicas that claim at once one is second.
 pub(in crate::hosts) async fn claim_telemetry(
     connection: &mut PgConnection,
     session: Session,

@@ -246,3 +246,44 @@ async fn health_and_reports_of_an_agent_are_written_down() {
     let one = "select count(*) = 1 and min(check_name) = 'xid_63' from host_finding";
     until(&app, "the one that is left", one).await;
 }
+
+#[tokio::test]
+async fn a_revoked_certificate_is_cut_as_soon_as_the_host_is_signalled() {
+    let app = testing::app().await;
+    let enlisted = Enlisted::new(&app, "gpu-1").await;
+    let mut stream = enlisted.welcome(&app, hello(&["a"])).await;
+    let stop = app.shutdown.clone();
+    tokio::spawn(reconcile::check_certificates(app.clone(), stop.clone()));
+    tokio::spawn(app.bus.clone().listen(app.pool.clone(), stop));
+    // A machine that enrols again has its earlier certificates revoked.
+    let operator = testing::operator(&app).await;
+    let token = token(&app, &operator, AskedToken::default()).await;
+    enlisted.machine.enroll(&app, &token).await.unwrap();
+    assert_eq!(stream.end().await.code(), tonic::Code::PermissionDenied);
+}
+
+#[tokio::test]
+async fn sessions_that_were_forgotten_with_their_replica_are_written_down_again_and_others_go() {
+    let app = testing::app().await;
+    let enlisted = Enlisted::new(&app, "gpu-1").await;
+    let mut stream = enlisted.welcome(&app, hello(&["a"])).await;
+    let ghost = testing::host(&app, "sector-1").await;
+    sqlx::query(
+        "update agent_session set host_id = $1, connected_at = now() - interval '1 minute'",
+    )
+    .bind(ghost.uuid())
+    .execute(&app.pool)
+    .await
+    .unwrap();
+    reconcile::look_after_sessions(&app).await.unwrap();
+    let rows: Vec<(uuid::Uuid, bool)> =
+        sqlx::query_as("select host_id, telemetry from agent_session")
+            .fetch_all(&app.pool)
+            .await
+            .unwrap();
+    assert_eq!(rows, [(enlisted.host.uuid(), true)]);
+    let Some(ToAgent::Hello(hello)) = stream.next().await.unwrap() else {
+        panic!("the agent is not asked for telemetry");
+    };
+    assert!(hello.telemetry);
+}
