@@ -57,7 +57,9 @@ pub(crate) async fn run(context: &Context, command: BillCommand) -> Result<(), C
     let project = context.global.project();
     match command {
         BillCommand::Report(args) => {
-            let report = paging::fetch(&args.page, async |page_size, page_token| {
+            let report = paging::fetch(&args.page, async |_, page_token| {
+                // The largest unless said otherwise: every page costs as much as the whole report.
+                let page_size = args.page.page_size.unwrap_or(0);
                 let request = v1::GetReportRequest {
                     from_time: args.from,
                     to_time: args.to,

@@ -12,4 +12,4 @@ pub use closing::{Ending, Unknown, may_close};
 pub use difference::{Change, Posted, difference};
 pub use meter::{HOUR, Period, Segment, Stretch, StretchKind, meter, next_due};
 pub use money::{amount_micros, decimal};
-pub use report::{GroupBy, ReportPage, report_range};
+pub use report::{GroupBy, ReportCursor, ReportPage, report_range};

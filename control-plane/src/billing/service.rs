@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use super::{
-    model::{GroupBy, ReportPage, report_range},
+    model::{GroupBy, ReportCursor, ReportPage, report_range},
     store::{self, ReportQuery, ReportRow, UsageFilter, UsageRow},
 };
 use crate::{
@@ -37,7 +37,10 @@ pub(super) struct Report {
 
 pub(super) async fn get_report(app: &App, caller: &Caller, asked: Asked<'_>) -> Result<Report> {
     let mut connection = app.pool.acquire().await?;
-    let (from, to) = report_range(asked.from, asked.to, now(&mut connection).await?)?;
+    let (from, to) = match &asked.page.after {
+        Some(after) => (after.from, after.to),
+        None => report_range(asked.from, asked.to, now(&mut connection).await?)?,
+    };
     let query = ReportQuery {
         from,
         to,
@@ -51,7 +54,16 @@ pub(super) async fn get_report(app: &App, caller: &Caller, asked: Asked<'_>) -> 
     let more = lines.len() > size;
     lines.truncate(size);
     let next_page_token = match lines.last() {
-        Some(last) if more => ReportPage::token(&last.group, &last.currency),
+        Some(last) if more => {
+            let (group, currency) = (last.group.clone(), last.currency.clone());
+            let cursor = ReportCursor {
+                from,
+                to,
+                group,
+                currency,
+            };
+            cursor.encode()
+        }
         _ => String::new(),
     };
     Ok(Report {

@@ -111,34 +111,50 @@ pub fn report_range(
     })
 }
 
+/// Most lines of a page: with names of usual length they stay below the 4 MiB that clients accept in one message.
+const MAX_LINES: i64 = 20_000;
+
 /// One page of a report, which is ordered by group and currency.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReportPage {
     /// At most this many lines.
     pub size: i64,
-    /// Group and currency of the last line of the page before; `None`: the first page.
-    pub after: Option<(String, String)>,
+    /// `None`: the first page.
+    pub after: Option<ReportCursor>,
+}
+
+/// Where a page of a report begins. It has the report's time, so that all pages are of one report although "now" moves on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReportCursor {
+    /// Start of the report's time.
+    pub from: DateTime<Utc>,
+    /// Its end.
+    pub to: DateTime<Utc>,
+    /// Group of the last line of the page before.
+    pub group: String,
+    /// Its currency.
+    pub currency: String,
 }
 
 impl ReportPage {
-    /// Reads `page_size` (0: the default of 1000, at most 10,000) and `page_token`.
+    /// Reads `page_size` (0: the most, 20,000) and `page_token`.
     ///
     /// # Errors
     /// `InvalidField`.
     pub fn parse(page_size: i32, page_token: &str) -> Result<Self> {
-        let size = match page_size {
-            0 => 1000,
-            1..=10_000 => i64::from(page_size),
+        let size = match i64::from(page_size) {
+            0 => MAX_LINES,
+            size @ 1..=MAX_LINES => size,
             _ => {
                 return Err(Error::field(
                     "page_size",
-                    "must be 1 to 10000, or 0 for the default of 1000",
+                    format!("must be 1 to {MAX_LINES}, or 0 for {MAX_LINES}"),
                 ));
             }
         };
         let after = match page_token {
             "" => None,
-            token => Some(decode(token).ok_or_else(|| {
+            token => Some(ReportCursor::decode(token).ok_or_else(|| {
                 Error::field(
                     "page_token",
                     "is not the next_page_token of an earlier page",
@@ -147,18 +163,30 @@ impl ReportPage {
         };
         Ok(Self { size, after })
     }
-
-    /// The token that leads to what comes after this line.
-    #[must_use]
-    pub fn token(group: &str, currency: &str) -> String {
-        URL_SAFE_NO_PAD.encode(format!("{currency} {group}"))
-    }
 }
 
-fn decode(token: &str) -> Option<(String, String)> {
-    let text = String::from_utf8(URL_SAFE_NO_PAD.decode(token).ok()?).ok()?;
-    let (currency, group) = text.split_once(' ')?;
-    (currency.len() == 3 && !text.contains('\0')).then(|| (group.to_owned(), currency.to_owned()))
+impl ReportCursor {
+    /// As the token of the next page.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        let (from, to) = (self.from.timestamp_micros(), self.to.timestamp_micros());
+        URL_SAFE_NO_PAD.encode(format!("{from} {to} {} {}", self.currency, self.group))
+    }
+
+    fn decode(token: &str) -> Option<Self> {
+        let text = String::from_utf8(URL_SAFE_NO_PAD.decode(token).ok()?).ok()?;
+        let mut words = text.splitn(4, ' ');
+        let mut instant = || DateTime::from_timestamp_micros(words.next()?.parse().ok()?);
+        let (from, to) = (instant()?, instant()?);
+        let (currency, group) = (words.next()?.to_owned(), words.next()?.to_owned());
+        let plausible = from < to && from.year() >= 1 && to.year() <= 9999 && currency.len() == 3;
+        (plausible && !text.contains('\0')).then_some(Self {
+            from,
+            to,
+            group,
+            currency,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -207,11 +235,17 @@ mod tests {
     }
 
     #[test]
-    fn a_report_token_leads_to_the_line_after() {
-        let token = ReportPage::token("a b", "USD");
-        let page = ReportPage::parse(5, &token).unwrap();
-        assert_eq!(page.after, Some(("a b".to_owned(), "USD".to_owned())));
-        for (size, token) in [(-1, ""), (10_001, ""), (0, "x"), (0, "!!")] {
+    fn a_report_token_leads_to_the_line_after_in_the_same_report() {
+        let cursor = ReportCursor {
+            from: DateTime::UNIX_EPOCH,
+            to: DateTime::UNIX_EPOCH + chrono::TimeDelta::microseconds(1),
+            group: "a b".to_owned(),
+            currency: "USD".to_owned(),
+        };
+        let page = ReportPage::parse(5, &cursor.encode()).unwrap();
+        assert_eq!(page.after, Some(cursor));
+        let backwards = URL_SAFE_NO_PAD.encode("1 0 USD a");
+        for (size, token) in [(-1, ""), (20_001, ""), (0, "x"), (0, "!!"), (0, &backwards)] {
             assert!(ReportPage::parse(size, token).is_err());
         }
     }

@@ -62,8 +62,8 @@ macro_rules! report {
             $query.to,
             $query.scope.organization_uuid(),
             $query.scope.project_uuid(),
-            $query.page.after.as_ref().map(|(group, _)| group.as_str()),
-            $query.page.after.as_ref().map(|(_, currency)| currency.as_str()),
+            $query.page.after.as_ref().map(|after| after.group.as_str()),
+            $query.page.after.as_ref().map(|after| after.currency.as_str()),
             $query.page.size + 1
             $(, $label)?
         )
